@@ -1,0 +1,1 @@
+"""Provision tenants and roll releases out to them."""
