@@ -1,0 +1,96 @@
+"""This machine: programs that the lab needs, and the settings of its own that hosts must share."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from lab.state import Lab, LabError
+
+_NEEDED = {  # a program: the Debian package that brings it
+    "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "ssh": "openssh-client",
+    "mkfs.ext4": "e2fsprogs",
+}
+
+
+def run(*argv: str | Path, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a program to its end and return its output; LabError says what it said."""
+    done = subprocess.run(
+        [str(word) for word in argv], input=stdin, text=True, capture_output=True, check=False, env=env
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-1500:]
+        raise LabError(f"{' '.join(map(str, argv))[:200]} failed ({done.returncode}): {said}")
+    return done.stdout
+
+
+def missing_packages() -> list[str]:
+    return sorted({package for program, package in _NEEDED.items() if not shutil.which(program)})
+
+
+def install(packages: list[str]) -> None:
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "-qq", env=env)
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, env=env)
+
+
+def debian_mirrors() -> tuple[str, str]:
+    """The (main, security) archive addresses that this machine's own apt uses."""
+    listing = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages")
+    found = [line.split(None, 1)[1] for line in listing.splitlines() if line.startswith("Debian ")]
+    main = [uri for uri in found if not uri.rstrip("/").endswith("security")]
+    security = [uri for uri in found if uri.rstrip("/").endswith("security")]
+    return (
+        main[0] if main else "http://deb.debian.org/debian",
+        security[0] if security else "http://deb.debian.org/debian-security",
+    )
+
+
+_SHARED_APT_OPTIONS = ("::proxy", "::check-date", "::check-valid-until", "::timeout", "::retries")
+
+
+def apt_options() -> str:
+    """Apt's proxies, time limits and date checks of this machine (a test machine's clock may be off)."""
+    lines = run("apt-config", "dump", "Acquire").splitlines()
+    return "".join(f"{line}\n" for line in lines if line.split(" ")[0].lower().endswith(_SHARED_APT_OPTIONS))
+
+
+def added_certificates() -> list[str]:
+    """PEM of the certification authorities that this machine adds to Debian's (intercepting proxies)."""
+    return [path.read_text() for path in sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))]
+
+
+def nameservers() -> list[str]:
+    lines = Path("/etc/resolv.conf").read_text().splitlines()
+    return [words[1] for words in map(str.split, lines) if words[:1] == ["nameserver"]]
+
+
+# Hosts are routed, and every systemd holds several of root's inotify instances (default: 128).
+_SETTINGS_FILE = Path("/run/tenantfleet-lab-settings.json")  # gone at boot, as the settings are
+
+
+def raise_settings(wanted: dict[str, int]) -> None:
+    """Raise sysctls (path below /proc/sys: least value), noting what they were for the last lab to go."""
+    before: dict[str, int] = json.loads(_SETTINGS_FILE.read_text()) if _SETTINGS_FILE.exists() else {}
+    for key, least in wanted.items():
+        setting = Path("/proc/sys", key)
+        if int(setting.read_text()) < least:
+            before.setdefault(key, int(setting.read_text()))
+            _SETTINGS_FILE.write_text(json.dumps(before))
+            setting.write_text(str(least))
+
+
+def restore_settings(lab: Lab) -> None:
+    """Take the settings back, unless another lab's bridge still stands on this machine."""
+    others = [link.name for link in Path("/sys/class/net").glob("tflab*") if link.name != lab.bridge]
+    if others or not _SETTINGS_FILE.exists():
+        return
+    for key, value in json.loads(_SETTINGS_FILE.read_text()).items():
+        setting = Path("/proc/sys", key)
+        if setting.exists():
+            setting.write_text(str(value))
+    _SETTINGS_FILE.unlink()

@@ -1,0 +1,125 @@
+"""The lab's commands on hosts: up, reset, stop, down."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lab import cloud_seed, image, lookups, machine, network
+from lab import host as hosts
+from lab.cgroup import Group
+from lab.host import Host
+from lab.progress import step
+from lab.state import Lab, LabError
+
+_BOOT_TIMEOUT_S = 120.0  # a loaded machine; an idle one needs two or three
+
+
+def up(lab: Lab, names: list[str], *, region: str, disk: str | None) -> None:
+    """Create or boot hosts, and what they stand on; return when SSH answers on each."""
+    with lab.locked():
+        _prepare(lab)
+        existing = {host.name for host in Host.all(lab)}
+        for name in names:
+            if name not in existing:
+                fresh = hosts.new(lab, name, region=region, disk=disk)
+                fresh.make_pristine(cloud_seed.seed(fresh))
+        lookups.write(lab)
+        _start([Host.load(lab, name) for name in names])
+
+
+def reset(lab: Lab, names: list[str]) -> None:
+    """Put hosts back to a pristine disk, as a provider's reinstallation: new machine-id and host key."""
+    with lab.locked():
+        chosen = [Host.load(lab, name) for name in names]
+        _prepare(lab)
+        _power_off(chosen)
+        chosen = [replace(host, image=image.HOST.name, machine_uuid=str(uuid.uuid4())) for host in chosen]
+        for host in chosen:
+            host.make_pristine(cloud_seed.seed(host))
+        _start(chosen)
+        lab.empty_trash()
+
+
+def stop(lab: Lab, names: list[str]) -> None:
+    with lab.locked():
+        _power_off([Host.load(lab, name) for name in names])
+
+
+def down(lab: Lab, *, purge: bool) -> None:
+    """Leave nothing but images, caches and keys; with `purge` nothing at all. Works after any crash."""
+    with lab.locked():
+        for name in hosts.leftovers(lab):
+            hosts.remove(lab, name)
+        Group.of(lab).remove()
+        with contextlib.suppress(LabError):
+            network.down(lab)
+        for name in ("ssh_config", "known_hosts", "machines.yml"):
+            (lab.root / name).unlink(missing_ok=True)
+        if purge:
+            for path in lab.root.iterdir():
+                if path.name not in {"lock", "trash"}:
+                    lab.discard(path)
+        lab.empty_trash()
+
+
+def _prepare(lab: Lab) -> None:
+    missing = machine.missing_packages()
+    if missing:
+        with step(f"install on this machine: {' '.join(missing)}"):
+            machine.install(missing)
+    if not image.HOST.built(lab):
+        with step(f"build {image.HOST.name}"):
+            image.HOST.build(lab)
+    network.up(lab)
+
+
+def _power_off(chosen: Iterable[Host]) -> None:
+    for host in chosen:
+        host.group.kill()  # all at once, then wait for each
+    for host in chosen:
+        host.power_off()
+
+
+def _start(chosen: list[Host]) -> None:
+    with step(f"boot {' '.join(host.name for host in chosen)}"):
+        for host in chosen:
+            if not host.running:
+                _supervise(host)
+        for host in chosen:
+            _wait_for_ssh(host)
+    for host in chosen:
+        print(f"{host.name} {host.address} {host.address6}")  # noqa: T201 (the command's output)
+
+
+def _supervise(host: Host) -> None:
+    Group(host.group.path / "supervisor").create()
+    with host.console.open("ab") as console:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "lab.supervisor", str(host.lab.root), host.name],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            cwd="/",
+        )
+    while supervisor.poll() is None and not host.running:
+        time.sleep(0.01)
+
+
+def _wait_for_ssh(host: Host) -> None:
+    deadline = time.monotonic() + _BOOT_TIMEOUT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host.address, 22), timeout=2) as link:
+            if link.recv(4) == b"SSH-":
+                return
+        if not host.running:
+            break
+        time.sleep(0.03)
+    raise LabError(
+        f"{host.name} does not answer on port 22; its console says: {host.console.read_text()[-1500:]}"
+    )
