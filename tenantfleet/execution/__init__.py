@@ -1,0 +1,1 @@
+"""Runs playbooks: the only part that starts Ansible."""

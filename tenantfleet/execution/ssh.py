@@ -1,0 +1,136 @@
+"""Certificates for one run, and the question whether a host already takes them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    SSHCertificateBuilder,
+    SSHCertificateType,
+    load_ssh_private_key,
+)
+
+from tenantfleet.model.secret import Secret
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+LONGEST = timedelta(hours=1)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshIdentity:
+    """A key pair and its certificate, in OpenSSH's own forms."""
+
+    private_key: Secret[str]
+    certificate: str
+
+
+def new_ca() -> tuple[Secret[str], str]:
+    """A fresh Ed25519 key: the private key in OpenSSH's form, and the public key line."""
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return _openssh(key), public
+
+
+def mint_identity(
+    *, ca: Secret[str], accounts: tuple[str, ...], key_id: str, now: datetime, life: timedelta = LONGEST
+) -> SshIdentity:
+    """A fresh key with a certificate for some accounts; it may open a terminal, and forward nothing.
+
+    Args:
+        ca: private key of the user CA.
+        accounts: the certificate's principals.
+        key_id: what the host's log says of a login.
+        now: start of its life, less five minutes for clocks that differ.
+        life: at most an hour.
+
+    Raises:
+        ValueError: a life of more than an hour.
+    """
+    if life > LONGEST:
+        raise ValueError(f"a certificate lives at most {LONGEST}, not {life}")
+    signer = load_ssh_private_key(ca.reveal().encode(), password=None)
+    if not isinstance(signer, Ed25519PrivateKey):
+        raise TypeError("the SSH CA is not an Ed25519 key")
+    key = Ed25519PrivateKey.generate()
+    builder = (
+        SSHCertificateBuilder()
+        .public_key(key.public_key())
+        .serial(int(now.timestamp()))
+        .type(SSHCertificateType.USER)
+        .key_id(key_id.encode())
+        .valid_principals([name.encode() for name in accounts])
+        .valid_after(int((now - _CLOCKS_DIFFER).timestamp()))
+        .valid_before(int((now + life).timestamp()))
+        .add_extension(b"permit-pty", b"")
+    )
+    return SshIdentity(private_key=_openssh(key), certificate=builder.sign(signer).public_bytes().decode())
+
+
+def _openssh(key: Ed25519PrivateKey) -> Secret[str]:
+    return Secret(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode())
+
+
+class Answer(StrEnum):
+    """What a host answers to `sudo -n true` over ssh."""
+
+    YES = "yes"
+    LOGIN_REFUSED = "login_refused"
+    WRONG_HOST_KEY = "wrong_host_key"
+    UNREACHABLE = "unreachable"
+
+
+def ask_host(
+    *, address: str, account: str, key_file: Path, ssh_arguments: str, timeout_s: int = 30
+) -> tuple[Answer, str]:
+    """Try to log in and become root, changing nothing.
+
+    Returns:
+        the answer, and ssh's own last line.
+    """
+    argv = [
+        "ssh",
+        *shlex.split(ssh_arguments),
+        "-o",
+        "BatchMode=yes",
+        "-i",
+        str(key_file),
+        "-l",
+        account,
+        address,
+    ]
+    try:
+        done = subprocess.run(
+            [*argv, "sudo -n true"],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer.UNREACHABLE, f"no answer within {timeout_s} s"
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode == 0:
+        return Answer.YES, ""
+    if "Host key verification failed" in done.stderr:
+        return Answer.WRONG_HOST_KEY, said
+    if done.returncode != _SSH_ITSELF or "Permission denied" in done.stderr:
+        return Answer.LOGIN_REFUSED, said
+    return Answer.UNREACHABLE, said
+
+
+_SSH_ITSELF = 255  # ssh(1): exit status of the remote command, or 255 if an error occurred

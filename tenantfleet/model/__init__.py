@@ -1,0 +1,1 @@
+"""Frozen types of the driver: no input or output, no clock, no environment."""

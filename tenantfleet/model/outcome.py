@@ -1,0 +1,52 @@
+"""What became of each host of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HostState(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    NOT_ATTEMPTED = "not_attempted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOutcome:
+    """One host after one run.
+
+    Attributes:
+        reason: why it is not ok, one sentence, with known secrets taken out; empty when ok.
+        task: name of the task that decided, if one did.
+        finished_plays: names of the plays that the host came through without a failure.
+    """
+
+    host: str
+    state: HostState
+    changed: int = 0
+    reason: str = ""
+    task: str = ""
+    finished_plays: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """One run of a playbook: an outcome for each planned host, none left out.
+
+    Attributes:
+        error: what went wrong with the run as a whole; empty when it ran to its end.
+        duration_s: wall time in seconds.
+    """
+
+    hosts: tuple[HostOutcome, ...]
+    error: str
+    duration_s: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.error and all(host.state is HostState.OK for host in self.hosts)
+
+    def host(self, name: str) -> HostOutcome:
+        return next(outcome for outcome in self.hosts if outcome.host == name)
