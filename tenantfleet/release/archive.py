@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 from tenantfleet.release.errors import ReleaseError
 
@@ -43,7 +43,8 @@ def write_tar(members: Iterable[Member], out: Writable, *, epoch: int, links: bo
         epoch: modification time of every member, seconds since 1970.
         links: whether symbolic links are allowed; ReleaseError for one where they are not.
     """
-    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+    stream = cast("IO[bytes]", out)  # mode w| calls nothing but write
+    with tarfile.open(fileobj=stream, mode="w|", bufsize=1 << 20, format=tarfile.PAX_FORMAT) as tar:
         for member in sorted(members, key=lambda member: member.name.parts):
             info = _tar_info(member, epoch=epoch, links=links)
             if info.isreg():

@@ -68,7 +68,8 @@ def _install_openclaw(toolchain: Path, source: Path, target: Path) -> None:
     path = f"{Path(node).parent}:{os.environ['PATH']}"
     flags = ["--ignore-scripts", "--engine-strict", "--no-audit", "--no-fund"]
     run([node, npm, "ci", "--prefix", str(target), *flags], PATH=path)
-    # The one script that must run: else the first start completes the package, which a read-only root forbids.
+    # The one script that must run: else the first start completes the package, which a read-only
+    # root forbids.
     package = target / "node_modules/openclaw"
     run([node, str(package / "scripts/postinstall-bundled-plugins.mjs")], PATH=path)
     if (package / ".openclaw-lifecycle-pending").exists():
