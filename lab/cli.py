@@ -1,12 +1,14 @@
 """The command line `lab`."""
 
+import json
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from lab import world
+from lab import endpoints, entry, world
+from lab.host import Host
 from lab.progress import problem
 from lab.state import Lab, LabError
 
@@ -42,6 +44,43 @@ def down(
 ) -> None:
     """Remove all hosts and services; keep images, caches and keys."""
     world.down(Lab.from_environment(), purge=purge)
+
+
+@app.command("list")
+def list_hosts(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:  # noqa: FBT002
+    """Tell which hosts there are, and which of them run."""
+    rows = world.rows(Lab.from_environment())
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        typer.echo(" ".join(f"{value or '-':18}" for value in row.values()).rstrip())
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:  # noqa: FBT002
+    """Tell where the lab's services and files are."""
+    told = endpoints.info(Lab.from_environment())
+    typer.echo(json.dumps(told, indent=2) if as_json else "\n".join(f"{key:18}{told[key]}" for key in told))
+
+
+# Options after NAME belong to the command that follows.
+_REST = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+
+
+@app.command("exec", context_settings=_REST)
+def execute(name: str, command: Annotated[list[str], typer.Argument(metavar="CMD...")]) -> None:
+    """Run a command as root in a host, without SSH, under the same restrictions as all in there."""
+    words = command[1:] if command[0] == "--" else command
+    sys.exit(entry.run(Host.load(Lab.from_environment(), name), words))
+
+
+@app.command(context_settings=_REST)
+def ssh(name: str, command: Annotated[list[str] | None, typer.Argument(metavar="[CMD...]")] = None) -> None:
+    """Log in over SSH, the host's certificate checked."""
+    lab = Lab.from_environment()
+    Host.load(lab, name)
+    os.execvp("ssh", ["ssh", "-F", str(lab.root / "ssh_config"), name, *(command or [])])  # noqa: S606
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from lab import authority, machine
+from lab import authority, endpoints, machine
 from lab.host import Host
 
 # Of cloud-init's modules those that set up access, trust and names, all in its network stage: SSH opens when they
@@ -61,11 +61,13 @@ def _account(host: Host) -> dict[str, object]:
 
 
 def _trusted(host: Host) -> list[str]:
-    return machine.added_certificates()
+    return [*machine.added_certificates(), authority.ca_certificate(host.lab)]
 
 
 def _files(host: Host) -> dict[str, str]:
+    lab = host.lab
+    proxy = f'Acquire::http::Proxy "http://{lab.gateway}:{endpoints.APT_PORT}";\nAcquire::https::Proxy "DIRECT";\n'
     return {
-        "/etc/apt/apt.conf.d/90lab": machine.apt_options(),
-        "/etc/resolv.conf": "".join(f"nameserver {server}\n" for server in machine.nameservers()),
+        "/etc/apt/apt.conf.d/90lab": machine.apt_options() + proxy,
+        "/etc/resolv.conf": f"nameserver {lab.gateway}\nnameserver {lab.gateway6}\n",
     }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -50,23 +51,24 @@ def debian_mirrors() -> tuple[str, str]:
     )
 
 
-_SHARED_APT_OPTIONS = ("::proxy", "::check-date", "::check-valid-until", "::timeout", "::retries")
+_SHARED_APT_OPTIONS = ("::check-date", "::check-valid-until", "::timeout", "::retries")
 
 
 def apt_options() -> str:
-    """Apt's proxies, time limits and date checks of this machine (a test machine's clock may be off)."""
+    """Apt's time limits and date checks of this machine, in apt.conf's form (a test machine's clock may be off)."""
     lines = run("apt-config", "dump", "Acquire").splitlines()
     return "".join(f"{line}\n" for line in lines if line.split(" ")[0].lower().endswith(_SHARED_APT_OPTIONS))
+
+
+def apt_proxy() -> str | None:
+    """The proxy through which this machine's own apt reaches the archive."""
+    found = run("apt-config", "shell", "PROXY", "Acquire::http::Proxy").strip()
+    return shlex.split(found)[0].partition("=")[2] if found else None
 
 
 def added_certificates() -> list[str]:
     """PEM of the certification authorities that this machine adds to Debian's (intercepting proxies)."""
     return [path.read_text() for path in sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))]
-
-
-def nameservers() -> list[str]:
-    lines = Path("/etc/resolv.conf").read_text().splitlines()
-    return [words[1] for words in map(str.split, lines) if words[:1] == ["nameserver"]]
 
 
 # Hosts are routed, and every systemd holds several of root's inotify instances (default: 128).

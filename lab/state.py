@@ -47,6 +47,14 @@ class Lab:
         return self.root / "keys"
 
     @property
+    def services(self) -> Path:
+        return self.root / "services"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
     def ca_file(self) -> Path:
         return self.root / "ca.crt"
 

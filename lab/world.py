@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lab import cloud_seed, image, lookups, machine, network
+from lab import cloud_seed, image, lookups, machine, network, services
 from lab import host as hosts
 from lab.cgroup import Group
 from lab.host import Host
@@ -28,7 +28,7 @@ def up(lab: Lab, names: list[str], *, region: str, disk: str | None) -> None:
             if name not in existing:
                 fresh = hosts.new(lab, name, region=region, disk=disk)
                 fresh.make_pristine(cloud_seed.seed(fresh))
-        lookups.write(lab)
+        _publish(lab)
         _start([Host.load(lab, name) for name in names])
 
 
@@ -67,15 +67,39 @@ def down(lab: Lab, *, purge: bool) -> None:
         lab.empty_trash()
 
 
+def rows(lab: Lab) -> list[dict[str, str | None]]:
+    """What `lab list` tells of each host."""
+    return [
+        {
+            "name": host.name,
+            "address": host.address,
+            "address6": host.address6,
+            "state": "up" if host.running else "off",
+            "region": host.region,
+            "disk": host.disk,
+            "image": host.image,
+        }
+        for host in Host.all(lab)
+    ]
+
+
 def _prepare(lab: Lab) -> None:
     missing = machine.missing_packages()
     if missing:
         with step(f"install on this machine: {' '.join(missing)}"):
             machine.install(missing)
-    if not image.HOST.built(lab):
-        with step(f"build {image.HOST.name}"):
-            image.HOST.build(lab)
+    for needed in (image.HOST, image.SERVICES):
+        if not needed.built(lab):
+            with step(f"build {needed.name}"):
+                needed.build(lab)
     network.up(lab)
+    with step("services"):
+        services.start_all(lab)
+
+
+def _publish(lab: Lab) -> None:
+    lookups.write(lab)
+    services.publish_names(lab, {host.name: (host.address, host.address6) for host in Host.all(lab)})
 
 
 def _power_off(chosen: Iterable[Host]) -> None:
