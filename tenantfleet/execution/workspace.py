@@ -57,7 +57,7 @@ def open_workspace(memory: Path | None = None) -> Iterator[Workspace]:
     """
     base = memory or _tmpfs()
     _remove_orphans(base)
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     owner = os.open(root / _OWNER, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(owner, fcntl.LOCK_EX)
@@ -65,6 +65,12 @@ def open_workspace(memory: Path | None = None) -> Iterator[Workspace]:
     finally:
         shutil.rmtree(root)
         os.close(owner)
+
+
+def remove_own_workspaces(memory: Path | None = None) -> None:
+    """Remove every workspace of this process, because it is about to die in the middle of a run."""
+    for root in (memory or _tmpfs()).glob(f"{_PREFIX}{os.getpid()}-*"):
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _remove_orphans(base: Path) -> None:

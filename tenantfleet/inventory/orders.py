@@ -65,6 +65,21 @@ class OrderLedger:
     def __init__(self, database: LedgerDatabase) -> None:
         self._database = database
 
+    def find(self, order: HubOrder) -> OrderRecord | None:
+        """The same order, if it was handed in before.
+
+        Raises:
+            OrderSpentError: `order.replayed`, the id was used for an order with another content.
+        """
+        with self._database.transaction() as ledger:
+            row = ledger.execute(
+                "SELECT * FROM tenant_order WHERE order_id = ?", (str(order.order_id),)
+            ).fetchone()
+        if row is None:
+            return None
+        _refuse_other_content(row, order)
+        return _order(row)
+
     def submit(self, order: HubOrder, *, again: bool, now: datetime) -> OrderRecord:
         """Accept an order, or find it again.
 
@@ -85,7 +100,7 @@ class OrderLedger:
                 self._insert(ledger, order, now)
             else:
                 _refuse_other_content(row, order)
-                self._next_attempt(ledger, row, order, again=again)
+                self._next_attempt(ledger, row, order, again=again, now=now)
             found = ledger.execute(
                 "SELECT * FROM tenant_order WHERE order_id = ?", (str(order.order_id),)
             ).fetchone()
@@ -110,7 +125,11 @@ class OrderLedger:
         )
 
     @staticmethod
-    def _next_attempt(ledger: sqlite3.Connection, row: sqlite3.Row, order: HubOrder, *, again: bool) -> None:
+    def _next_attempt(
+        ledger: sqlite3.Connection, row: sqlite3.Row, order: HubOrder, *, again: bool, now: datetime
+    ) -> None:
+        if row["state"] == OrderState.FAILED and row["sealed"] is not None:
+            order.refuse_expired(now)
         if row["state"] == OrderState.FAILED or (again and row["state"] == OrderState.DONE):
             _refuse_busy_tenant(ledger, order)
             ledger.execute(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NoReturn
 
 
-class Secret[Value: (str, bytes)]:
+class Secret[Value]:
     """Wraps a secret: `repr`, `str`, formatting and pickling never show it; `reveal()` does."""
 
     __slots__ = ("__value",)
 
     def __init__(self, value: Value) -> None:
-        self.__value = value
+        self.__value: Value = value
 
     def reveal(self) -> Value:
         return self.__value

@@ -1,0 +1,106 @@
+"""From a settings file and the options of `init` to settings.yml."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tenantfleet.app.orders import read_text
+from tenantfleet.app.payload import new_identity, recipient_of
+from tenantfleet.model.errors import InputRefusedError
+from tenantfleet.model.settings import FleetSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What `tenantfleet init` was told besides the file; paths are relative to the working directory."""
+
+    regions: tuple[str, ...] = ()
+    machines: Path | None = None
+    store_url: str | None = None
+    store_ca: Path | None = None
+    store_address: str | None = None
+    registry: str | None = None
+    egress_providers: tuple[str, ...] = ()
+    first_contact_key: Path | None = None
+    recovery_recipient: str | None = None
+    recovery_key_file: Path | None = None
+
+
+def make_settings(home: Path, name: str, file: Path | None, options: InitOptions) -> FleetSettings:
+    """Settings from the file (or those in force when there is none), the options on top.
+
+    Raises:
+        InputRefusedError: what comes out is not schema v1, or is for another environment.
+    """
+    fields = _from_file(file or home / name / "settings.yml", required=file is not None)
+    fields = {"version": 1, "environment": name, **fields, **_from_options(options)}
+    if fields["environment"] != name:
+        raise InputRefusedError(
+            f"the settings are for {fields['environment']}, not {name}",
+            code="settings.other_environment",
+            hint=f"Use `--environment {fields['environment']}`.",
+        )
+    return FleetSettings.parse(yaml.safe_dump(fields), kind="settings")
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        fields = yaml.safe_load(read_text(path))
+    except yaml.YAMLError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputRefusedError(f"{path} holds no settings", code="settings.not_yaml", hint="Check the file.")
+    for name in ("store_ca", "first_contact_key"):
+        if isinstance(fields.get(name), str):
+            fields[name] = str(path.resolve().parent / fields[name])
+    provider = fields.get("provider")
+    if isinstance(provider, dict) and isinstance(provider.get("machines"), str):
+        provider["machines"] = str(path.resolve().parent / provider["machines"])
+    return fields
+
+
+def _from_options(options: InitOptions) -> dict[str, Any]:
+    given = {
+        "regions": list(options.regions),
+        "store_url": options.store_url,
+        "store_ca": options.store_ca and str(options.store_ca.resolve()),
+        "store_address": options.store_address,
+        "registry": options.registry,
+        "first_contact_key": options.first_contact_key and str(options.first_contact_key.resolve()),
+        "recovery_recipient": options.recovery_recipient or _recovery(options.recovery_key_file),
+        "provider": options.machines and {"kind": "static", "machines": str(options.machines.resolve())},
+        "egress_providers": [_egress_provider(written) for written in options.egress_providers],
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _egress_provider(written: str) -> dict[str, str]:
+    name, _, upstream = written.partition("=")
+    return {"id": name, "upstream": upstream}
+
+
+def _recovery(key_file: Path | None) -> str | None:
+    """Make a recovery key, unless that file exists already; its recipient."""
+    if key_file is None:
+        return None
+    try:
+        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputRefusedError(
+            f"{key_file} exists already",
+            code="recovery.exists",
+            hint="Name its recipient with --recovery-recipient, or write to another file.",
+        ) from None
+    identity = new_identity()
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(identity.reveal() + "\n")
+    return recipient_of(identity)

@@ -1,0 +1,62 @@
+"""Proves that tenants are guarded, without changing anything."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tenantfleet.app.host_run import HostRun
+from tenantfleet.app.steps import tenant_target, unknown_tenant
+from tenantfleet.inventory.orders import OrderRecord, OrderState
+from tenantfleet.model.errors import ConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tenantfleet.app.environment import Environment
+    from tenantfleet.app.progress import Progress
+    from tenantfleet.model.outcome import RunOutcome
+
+PLAYBOOK = "tenant_verify.yml"
+
+
+def verify_tenants(
+    environment: Environment, tenant_ids: Sequence[str], *, project: Path, progress: Progress
+) -> RunOutcome:
+    """Verify tenants in one run.
+
+    Args:
+        environment: theirs.
+        tenant_ids: which; every tenant that has a machine when empty.
+        project: the repository with playbooks/.
+        progress: hears the tasks.
+
+    Raises:
+        InputRefusedError: `tenant.unknown`, also when there is no tenant at all.
+        ConflictError: `tenant.busy`, an order is changing one of them.
+    """
+    held = [record.tenant_id for record in environment.machine_ledger.records() if record.tenant_id]
+    wanted = list(tenant_ids) or held
+    if not wanted:
+        raise unknown_tenant("(any)")
+    targets = tuple(
+        tenant_target(environment, _settled(environment, tenant_id), None)
+        for tenant_id in dict.fromkeys(wanted)
+    )
+    number = environment.order_ledger.take_run_number(purpose="verify", now=datetime.now(UTC))
+    run = HostRun(environment=environment, project=project, progress=progress)
+    return run.run(PLAYBOOK, targets, run_number=number)
+
+
+def _settled(environment: Environment, tenant_id: str) -> OrderRecord:
+    last = environment.order_ledger.latest_provision(tenant_id)
+    if last is None:
+        raise unknown_tenant(tenant_id)
+    if last.state is OrderState.RUNNING:
+        raise ConflictError(
+            f"order {last.order_id} is changing tenant {tenant_id}",
+            code="tenant.busy",
+            hint="Wait for it, or finish it: `tenantfleet resume`.",
+        )
+    return last

@@ -1,0 +1,440 @@
+"""The command line: parses arguments, renders results, sets exit codes. It decides nothing."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tenantfleet
+from tenantfleet import console
+from tenantfleet.app.environment import Environment, create_environment, open_environment
+from tenantfleet.model.errors import ExitCode, HostUnreachableError, TenantfleetError
+from tenantfleet.model.order import Autonomy, HubOrder, TenantClass, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(
+    help="Put guarded AI-agent tenants onto machines, and keep them there.", no_args_is_help=True
+)
+order_app = typer.Typer(help="Make, seal and check order files.", no_args_is_help=True)
+inventory_app = typer.Typer(help="Look at machines and tenants.", no_args_is_help=True)
+operator_app = typer.Typer(help="Access for people.", no_args_is_help=True)
+app.add_typer(order_app, name="order")
+app.add_typer(inventory_app, name="inventory")
+app.add_typer(operator_app, name="operator")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+OrderFile = Annotated[Path, typer.Argument(help="Order file, YAML or JSON.")]
+OrderFiles = Annotated[list[Path], typer.Argument(help="Order files, YAML or JSON.")]
+SecretsFile = Annotated[Path, typer.Option("--secrets", help="YAML file of `name: value` pairs to seal.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where this command works."""
+
+    home: Path
+    name: str
+    project: Path
+
+    def environment(self) -> Environment:
+        return open_environment(self.home, self.name)
+
+
+@app.callback()
+def place(
+    context: typer.Context,
+    environment: Annotated[
+        str,
+        typer.Option(
+            "--environment", "-e", envvar="TENANTFLEET_ENVIRONMENT", help="Name of the environment."
+        ),
+    ] = "dev",
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TENANTFLEET_HOME", help="State; default $XDG_STATE_HOME/tenantfleet.", show_default=False
+        ),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TENANTFLEET_PROJECT", help="The repository; default where this program is from."
+        ),
+    ] = None,
+) -> None:
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    source = Path(tenantfleet.__file__).resolve().parent.parent
+    context.obj = Place(
+        home=home or Path(state) / "tenantfleet", name=environment, project=(project or source).resolve()
+    )
+
+
+@app.command()
+def init(  # noqa: PLR0917 - one option a setting
+    context: typer.Context,
+    settings: Annotated[
+        Path | None, typer.Option(help="Settings file, schema v1; options below win over it.")
+    ] = None,
+    region: Annotated[list[str] | None, typer.Option(help="A region of this environment.")] = None,
+    machines: Annotated[Path | None, typer.Option(help="machines.yml of the static provider.")] = None,
+    store_url: Annotated[str | None, typer.Option(help="URL of the release store.")] = None,
+    store_ca: Annotated[Path | None, typer.Option(help="CA file of the release store.")] = None,
+    store_address: Annotated[
+        str | None, typer.Option(help="Address of the store, where this machine's DNS lacks its name.")
+    ] = None,
+    registry: Annotated[str | None, typer.Option(help="Image registry, HOST[:PORT].")] = None,
+    egress_provider: Annotated[
+        list[str] | None, typer.Option(help="LLM provider, ID=URL; repeat for more.")
+    ] = None,
+    first_contact_key: Annotated[
+        Path | None, typer.Option(help="Private key for the account of first contact.")
+    ] = None,
+    recovery_recipient: Annotated[
+        str | None, typer.Option(help="age recipient whose key is kept off this machine.")
+    ] = None,
+    recovery_key_file: Annotated[
+        Path | None, typer.Option(help="Make a recovery key and write it here; move it away afterwards.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Set an environment up: age identity, SSH CA, ledger. Safe to repeat; keys are kept."""
+    from tenantfleet.app.settings import InitOptions, make_settings  # noqa: PLC0415 - start-up time
+
+    where: Place = context.obj
+    options = InitOptions(
+        regions=tuple(region or ()),
+        machines=machines,
+        store_url=store_url,
+        store_ca=store_ca,
+        store_address=store_address,
+        registry=registry,
+        egress_providers=tuple(egress_provider or ()),
+        first_contact_key=first_contact_key,
+        recovery_recipient=recovery_recipient,
+        recovery_key_file=recovery_key_file,
+    )
+    made = create_environment(where.home, make_settings(where.home, where.name, settings, options))
+    if as_json:
+        console.show_json(
+            {"root": str(made.root), "recipient": made.recipients[0], "ssh_user_ca": made.ssh_user_ca}
+        )
+        return
+    console.out.print(f"[green]ready[/] {made.root}\n  recipient  {made.recipients[0]}")
+    if recovery_key_file:
+        console.out.print(f"[bold]next[/]  move {recovery_key_file} to a safe place off this machine")
+
+
+@order_app.command("new")
+def order_new(  # noqa: PLR0917 - one option a field
+    context: typer.Context,
+    tenant_id: Annotated[str, typer.Argument(help="The tenant.")],
+    region: Annotated[str, typer.Option(help="Where the machine is to stand.")],
+    domain: Annotated[str, typer.Option(help="The tenant's domain.")],
+    release: Annotated[str, typer.Option(help="sha256:<digest of a release manifest>.")],
+    tenant_class: Annotated[
+        TenantClass, typer.Option("--class", help="Rollout class.")
+    ] = TenantClass.GENERAL,
+    tier: Annotated[Tier, typer.Option(help="Size.")] = Tier.LITE,
+    autonomy: Annotated[Autonomy, typer.Option(help="How much its agents may do alone.")] = Autonomy.STANDARD,
+    tool: Annotated[list[str] | None, typer.Option(help="A tool stack; repeat for more.")] = None,
+    hours: Annotated[int, typer.Option(help="Hours until the order expires.", min=1, max=720)] = 24,
+    secrets: Annotated[Path | None, typer.Option(help="Seal these `name: value` pairs at once.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")
+    ] = None,
+) -> None:
+    """Write a new order with an id of its own."""
+    from tenantfleet.app import orders, payload  # noqa: PLC0415 - start-up time
+
+    fields = {
+        "kind": "provision",
+        "tenant_id": tenant_id,
+        "tenant_class": tenant_class.value,
+        "region": region,
+        "tier": tier.value,
+        "tools": tool or [],
+        "domain": domain,
+        "autonomy": autonomy.value,
+        "release": release,
+    }
+    order = orders.new_order(fields, life=timedelta(hours=hours))
+    if secrets is not None:
+        recipients = context.obj.environment().recipients
+        order = payload.seal_payload(order, orders.read_secrets(secrets), recipients=recipients)
+    _emit(orders.order_text(order), output)
+
+
+@order_app.command("seal")
+def order_seal(
+    context: typer.Context,
+    order_file: OrderFile,
+    secrets: SecretsFile,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here, not into the order file.")
+    ] = None,
+) -> None:
+    """Seal secrets into an order, to the environment and its recovery key."""
+    from tenantfleet.app import orders, payload  # noqa: PLC0415 - start-up time
+
+    recipients = context.obj.environment().recipients
+    order = payload.seal_payload(
+        orders.read_order(order_file), orders.read_secrets(secrets), recipients=recipients
+    )
+    _emit(orders.order_text(order), output or order_file)
+
+
+@order_app.command("check")
+def order_check(context: typer.Context, order_files: OrderFiles, *, as_json: Json = False) -> None:
+    """Check orders as provision would, and change nothing."""
+    from tenantfleet.app import orders  # noqa: PLC0415 - start-up time
+
+    environment = context.obj.environment()
+    plans = [orders.check_order(environment, orders.read_order(path)) for path in order_files]
+    if as_json:
+        console.show_json([{"order_id": plan.order_id, "plan_sha256": plan.sha256} for plan in plans])
+        return
+    for plan in plans:
+        console.out.print(f"[green]good[/] {plan.kind} {plan.tenant_id} in {plan.region}")
+
+
+@order_app.command("schema")
+def order_schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here instead of printing.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of an order."""
+    from tenantfleet.app.orders import schema_text  # noqa: PLC0415 - start-up time
+
+    _emit(schema_text(), output)
+
+
+@app.command()
+def plan(context: typer.Context, order_file: OrderFile, *, as_json: Json = False) -> None:
+    """Print what an order would do; change nothing."""
+    from tenantfleet.app import orders  # noqa: PLC0415 - start-up time
+
+    planned = orders.check_order(context.obj.environment(), orders.read_order(order_file))
+    if as_json:
+        console.show_json({**planned.as_data(), "sha256": planned.sha256})
+    else:
+        console.show_plan(planned)
+
+
+@app.command()
+def provision(
+    context: typer.Context,
+    order_files: OrderFiles,
+    *,
+    again: Annotated[bool, typer.Option(help="Bring hosts of done orders to their state once more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Carry orders out. The same order again gives the same result; a failed or broken-off one goes on."""
+    from tenantfleet.app.orders import read_order  # noqa: PLC0415 - start-up time
+
+    _carry_out(context.obj, [read_order(path) for path in order_files], again=again, as_json=as_json)
+
+
+@app.command()
+def resume(context: typer.Context, *, as_json: Json = False) -> None:
+    """Finish what a driver that died left unfinished."""
+    _carry_out(context.obj, [], again=False, as_json=as_json)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    tenants: Annotated[list[str] | None, typer.Argument(help="Tenants; all when none is named.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Prove that tenants are guarded; change nothing."""
+    from tenantfleet.app.verify import verify_tenants  # noqa: PLC0415 - start-up time
+
+    where: Place = context.obj
+    progress = console.ConsoleProgress()
+    with _interruptible(), progress.shown():
+        outcome = verify_tenants(where.environment(), tenants or [], project=where.project, progress=progress)
+    if as_json:
+        console.show_json(console.outcome_data(outcome))
+    else:
+        console.show_outcome(outcome)
+    if not outcome.ok:
+        states = {host.state for host in outcome.hosts}
+        raise typer.Exit(HostUnreachableError.exit_code if states == {"unreachable"} else ExitCode.RUN_FAILED)
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="An order id or a tenant; all when not named.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show orders, and the steps of one."""
+    from tenantfleet.app.status import order_rows, step_rows  # noqa: PLC0415 - start-up time
+
+    environment = context.obj.environment()
+    orders = order_rows(environment, name)
+    steps = step_rows(environment, orders[-1]["order_id"]) if name and orders else []
+    if as_json:
+        console.show_json({"orders": orders, "steps": steps})
+        return
+    console.show_table(orders, empty="no orders yet")
+    if steps:
+        console.show_table(steps, empty="")
+
+
+@app.command()
+def decommission(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="The tenant to take off its machine.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a tenant off its machine: services, data and secrets. Cannot be undone."""
+    where: Place = context.obj
+    order = _driver(where, console.ConsoleProgress()).decommission_order(tenant)
+    if not yes:
+        typer.confirm(f"Remove tenant {tenant} and all its data from its machine?", abort=True, err=True)
+    _carry_out(where, [order], again=False, as_json=as_json)
+
+
+@inventory_app.command("list")
+def inventory_list(context: typer.Context, *, as_json: Json = False) -> None:
+    """List machines with their state and tenant."""
+    from tenantfleet.app.status import machine_rows  # noqa: PLC0415 - start-up time
+
+    rows = machine_rows(context.obj.environment())
+    if as_json:
+        console.show_json(rows)
+    else:
+        console.show_table(rows, empty="no machines listed")
+
+
+@inventory_app.command("reinstalled")
+def inventory_reinstalled(
+    context: typer.Context, machine: Annotated[str, typer.Argument(help="The machine's id.")]
+) -> None:
+    """Say that a machine is pristine again: it is enrolled anew, and may be claimed."""
+    context.obj.environment().machine_ledger.mark_reinstalled(machine)
+    console.out.print(f"[green]noted[/] {machine} will be enrolled anew")
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    what: Annotated[str | None, typer.Argument(help="`ci`: which tiers of tests can run here.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine and environment have and lack."""
+    from tenantfleet.app import doctor as examine  # noqa: PLC0415 - start-up time
+
+    where: Place = context.obj
+    if what not in {None, "ci"}:
+        raise typer.BadParameter("only `ci` is known")
+    if what == "ci":
+        findings = list(examine.examine_runner(where.project))
+    else:
+        findings = [
+            *examine.examine_machine(where.project),
+            *examine.examine_environment(where.environment()),
+        ]
+    if as_json:
+        console.show_json([asdict(finding) for finding in findings])
+    else:
+        console.show_findings(findings)
+    if what is None and not all(finding.ok for finding in findings):
+        raise typer.Exit(ExitCode.ENVIRONMENT_MISSING)
+
+
+@operator_app.command("certificate")
+def operator_certificate(
+    context: typer.Context,
+    key_file: Annotated[Path, typer.Option(help="Write the key here, the certificate beside it.")],
+    minutes: Annotated[int, typer.Option(help="Life in minutes.", min=1, max=60)] = 60,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a key and a certificate for the read-only account tf-ops."""
+    from tenantfleet.app.operator import write_operator_certificate  # noqa: PLC0415 - start-up time
+
+    ends = write_operator_certificate(
+        context.obj.environment(),
+        key_file=key_file,
+        person=getpass.getuser(),
+        life=timedelta(minutes=minutes),
+    )
+    if as_json:
+        console.show_json({"key_file": str(key_file), "account": "tf-ops", "ends": ends.isoformat()})
+    else:
+        console.out.print(f"[green]ready[/] {key_file} opens tf-ops until {ends:%H:%M} UTC")
+
+
+def _driver(where: Place, progress: console.ConsoleProgress) -> Any:  # noqa: ANN401 - imported late, see below
+    from tenantfleet.app.provision import Driver  # noqa: PLC0415 - the engine takes half a second to import
+
+    return Driver(environment=where.environment(), project=where.project, progress=progress)
+
+
+def _carry_out(where: Place, orders: list[HubOrder], *, again: bool, as_json: bool) -> None:
+    progress = console.ConsoleProgress()
+    driver = _driver(where, progress)
+    with _interruptible(), progress.shown():
+        results: list[dict[str, Any]] = driver.submit(orders, again=again)
+    if as_json:
+        console.show_json(results)
+    else:
+        console.show_results(results)
+    failed = next((result["failure"] for result in results if result["failure"]), None)
+    if failed is not None:
+        raise typer.Exit(failed["exit_code"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """On Ctrl-C or SIGTERM: forget the secrets in memory and die at once; the guard takes Ansible along."""
+    from tenantfleet.execution.workspace import remove_own_workspaces  # noqa: PLC0415 - start-up time
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        remove_own_workspaces()
+        console.err.print("[bold]next[/]  broken off; `tenantfleet resume` goes on from here")
+        console.err.file.flush()
+        os._exit(128 + signal.SIGINT)
+
+
+def _emit(text: str, output: Path | None) -> None:
+    if output is None:
+        console.out.out(text.rstrip("\n"))
+        return
+    output.write_text(text, encoding="utf-8")
+    console.err.print(f"written to {output}")
+
+
+def main() -> None:
+    """Run the command line; a `TenantfleetError` becomes its cause, its next step and its exit code."""
+    from tenantfleet.release.cli import app as release_app  # noqa: PLC0415 - a part of its own
+
+    app.add_typer(release_app, name="release")
+    try:
+        app()
+    except TenantfleetError as error:
+        console.show_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
