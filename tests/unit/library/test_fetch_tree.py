@@ -93,7 +93,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, P
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert_file, key_file)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield folder, f"https://127.0.0.1:{server.server_address[1]}", cert_file
     server.shutdown()
 
