@@ -1,0 +1,185 @@
+"""What playbooks need besides hosts, where no driver gives it: a published release, certificates, variables.
+
+`python -m lab.fleet publish` builds this repository's release and puts it into the lab's store and registry;
+`python -m lab.fleet inventory` is an Ansible inventory of the lab's hosts, with what the driver would tell each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+from lab import endpoints
+from lab.host import Host
+from lab.state import Lab, LabError, write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+_CERTIFIED_FOR = "-5m:+24h"
+
+
+def publish(lab: Lab) -> str:
+    """Build and publish; return the digest of the release's manifest.
+
+    Raises LabError with the command's own words.
+    """
+    place = endpoints.info(lab)
+    built = json.loads(_tenantfleet("release", "build", "--json"))
+    digest = str(built["digest"])
+    where = (
+        "--store",
+        place["store_dir"],
+        "--registry",
+        place["registry_address"],
+        "--ca-file",
+        place["ca_file"],
+    )
+    _tenantfleet("release", "publish", digest, *where, "--json")
+    release = {**built["manifest"], "manifest_sha256": digest.removeprefix("sha256:")}
+    write_whole(_folder(lab) / "release.json", json.dumps(release))
+    return digest
+
+
+def network(lab: Lab) -> dict[str, Any]:
+    """The setting `network` of an environment whose machines are this lab's."""
+    place = endpoints.info(lab)
+    here = [place["gateway"], place["gateway6"]]
+    return {
+        "admin_networks": [place["subnet"], place["subnet6"]],
+        "ntp_servers": [place["ntp"]],
+        "destinations": {
+            "mirrors": {"addresses": here, "ports": [endpoints.APT_PORT]},
+            "resolvers": {"addresses": here, "ports": [53]},
+            "time": {"addresses": here, "ports": [123]},
+            "release": {"addresses": here, "ports": [endpoints.REGISTRY_PORT, endpoints.STORE_PORT]},
+            "providers": {"addresses": here, "ports": [endpoints.MODEL_PORT]},
+            "control_plane": {"addresses": here, "ports": [443]},
+        },
+    }
+
+
+def inventory(lab: Lab, *, only: str | None) -> dict[str, Any]:
+    """All hosts that run, or the one named, in the group `tenants`; an empty group when there is none yet."""
+    hosts = [host for host in Host.all(lab) if host.running and only in {None, host.name}]
+    variables = {f"lab-{host.name}": _variables(lab, host) for host in hosts}
+    return {"tenants": {"hosts": list(variables)}, "_meta": {"hostvars": variables}}
+
+
+def _variables(lab: Lab, host: Host) -> dict[str, Any]:
+    place = endpoints.info(lab)
+    key = _deploy_key(lab)
+    release = json.loads((_folder(lab) / "release.json").read_text())
+    return {
+        "ansible_host": host.address,
+        "ansible_ssh_common_args": f"-F {place['ssh_config']} -o HostKeyAlias={host.name}",
+        "ansible_ssh_private_key_file": str(key),
+        "enrol_private_key_file": str(lab.keys / "client"),
+        "machine_user": "debian",
+        "machine_enrolled": _enrolled(lab, host, key),
+        "fleet_ssh_user_ca": (_folder(lab) / "user_ca.pub").read_text().strip(),
+        "network": network(lab),
+        "registry": place["registry"],
+        "release_store_url": place["store_url"],
+        "release": release,
+        "egress_providers": [{"id": "openai", "upstream": place["model_url"]}],
+        "order_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{host.name}.lab.test")),
+        "tenant_secrets_bootstrap_path": str(_payload(lab, host)),
+        "tenant": {
+            "tenant_id": host.name,
+            "tenant_class": "sandbox",
+            "region": host.region,
+            "tier": "lite",
+            "tools": [],
+            "domain": f"{host.name}.lab.test",
+            "autonomy": "standard",
+            "environment": "dev",
+        },
+    }
+
+
+def _folder(lab: Lab) -> Path:
+    folder = lab.root / "fleet"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _payload(lab: Lab, host: Host) -> Path:
+    """An opened payload; its one secret is invented and worth nothing."""
+    path = _folder(lab) / f"payload-{host.name}.json"
+    if not path.exists():
+        write_whole(path, json.dumps({"provider.openai": f"sk-lab-{uuid.uuid4().hex}"}), mode=0o600)
+    return path
+
+
+def _deploy_key(lab: Lab) -> Path:
+    """A key certified for tf-deploy and tf-ops by the lab's own user authority."""
+    folder = _folder(lab)
+    authority, key = folder / "user_ca", folder / "deploy"
+    for path in (authority, key):
+        if not path.exists():
+            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
+    certify = (
+        "ssh-keygen",
+        "-q",
+        "-s",
+        str(authority),
+        "-I",
+        "lab",
+        "-n",
+        "tf-deploy,tf-ops",
+        "-V",
+        _CERTIFIED_FOR,
+    )
+    _run(*certify, f"{key}.pub")
+    return key
+
+
+def _enrolled(lab: Lab, host: Host, key: Path) -> bool:
+    """Whether the host lets tf-deploy in already: what the driver's ledger would know."""
+    options = (
+        "-F",
+        str(lab.root / "ssh_config"),
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ControlPath=none",
+        "-i",
+        str(key),
+    )
+    login = subprocess.run(
+        ["ssh", *options, f"tf-deploy@{host.name}", "true"], check=False, capture_output=True
+    )
+    return login.returncode == 0
+
+
+def _tenantfleet(*argv: str) -> str:
+    return _run(str(ROOT / ".venv/bin/tenantfleet"), *argv)
+
+
+def _run(*argv: str) -> str:
+    done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    if done.returncode:
+        raise LabError(f"{' '.join(argv[:3])} ended with {done.returncode}")
+    return done.stdout
+
+
+def main() -> None:
+    lab = Lab.from_environment()
+    command = sys.argv[1] if sys.argv[1:] else ""
+    try:
+        if command == "publish":
+            print(publish(lab))  # noqa: T201 (the command's output)
+        elif command == "inventory":  # Ansible adds --list
+            scenario = os.environ.get("MOLECULE_SCENARIO_NAME")
+            only = f"m-{scenario.replace('_', '-')}" if scenario else None
+            print(json.dumps(inventory(lab, only=only)))  # noqa: T201
+        else:
+            sys.exit("lab.fleet: say publish or inventory")
+    except LabError as error:
+        sys.exit(f"lab.fleet: {error}")
+
+
+if __name__ == "__main__":
+    main()
