@@ -1,7 +1,7 @@
 """Control groups: how the lab finds and ends exactly the processes that it started.
 
-Everything that runs for a lab sits in `tenantfleet-lab-<id>/`, so no pid is ever written down, and none can be
-mistaken for another after a crash: a group knows its members.
+Everything that runs for a lab sits in `tenantfleet-lab-<id>/`, so no pid is ever written down, and none can
+be mistaken for another after a crash: a group knows its members.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ def _mount_point() -> Path:
         if right.split()[0] == "cgroup2" and root == "/":
             return Path(where)
     raise LabError(
-        "no cgroup2 is mounted: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
+        "no cgroup2 is mounted: mkdir -p /sys/fs/cgroup/unified && "
+        "mount -t cgroup2 none /sys/fs/cgroup/unified"
     )
 
 

@@ -12,18 +12,20 @@ from lab.host import Host
 from lab.progress import problem
 from lab.state import Lab, LabError
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+SomeNames = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...")]
 
 
 @app.command()
 def up(
-    names: Names,
+    names: SomeNames = None,
     region: Annotated[str, typer.Option(help="What machines.yml says of new hosts.")] = "eu-lab",
     disk: Annotated[str | None, typer.Option(help="Size of new hosts' disks, such as 12G.")] = None,
 ) -> None:
-    """Create or boot hosts, and what they stand on; wait for SSH."""
-    world.up(Lab.from_environment(), names, region=region, disk=disk)
+    """Start the services, create or boot hosts, wait for SSH."""
+    world.up(Lab.from_environment(), list(dict.fromkeys(names or [])), region=region, disk=disk)
 
 
 @app.command()
@@ -40,14 +42,22 @@ def stop(names: Names) -> None:
 
 @app.command()
 def down(
+    names: SomeNames = None,
+    *,
     purge: Annotated[bool, typer.Option("--purge", help="Images, caches and keys as well.")] = False,
 ) -> None:
-    """Remove all hosts and services; keep images, caches and keys."""
-    world.down(Lab.from_environment(), purge=purge)
+    """Remove the hosts named; without names all hosts and services, keeping images, caches and keys."""
+    lab = Lab.from_environment()
+    if names and purge:
+        raise LabError("--purge is for the whole lab: name no hosts")
+    if names:
+        world.remove(lab, names)
+    else:
+        world.down(lab, purge=purge)
 
 
 @app.command("list")
-def list_hosts(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:  # noqa: FBT002
+def list_hosts(*, as_json: Json = False) -> None:
     """Tell which hosts there are, and which of them run."""
     rows = world.rows(Lab.from_environment())
     if as_json:
@@ -58,7 +68,7 @@ def list_hosts(as_json: Annotated[bool, typer.Option("--json")] = False) -> None
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:  # noqa: FBT002
+def info(*, as_json: Json = False) -> None:
     """Tell where the lab's services and files are."""
     told = endpoints.info(Lab.from_environment())
     typer.echo(json.dumps(told, indent=2) if as_json else "\n".join(f"{key:18}{told[key]}" for key in told))
@@ -83,10 +93,14 @@ def ssh(name: str, command: Annotated[list[str] | None, typer.Argument(metavar="
     os.execvp("ssh", ["ssh", "-F", str(lab.root / "ssh_config"), name, *(command or [])])  # noqa: S606
 
 
-def main() -> None:
+@app.callback()
+def _as_root() -> None:
+    """Debian hosts with systemd, and the services around them, on this machine."""
     if os.geteuid():
-        problem("must run as root")
-        sys.exit(1)
+        raise LabError("must run as root")
+
+
+def main() -> None:
     try:
         app()
     except LabError as error:

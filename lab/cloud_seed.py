@@ -7,8 +7,8 @@ import yaml
 from lab import authority, endpoints, machine
 from lab.host import Host
 
-# Of cloud-init's modules those that set up access, trust and names, all in its network stage: SSH opens when they
-# are done. The rest (growing disks, locales, package upgrades, ...) has nothing to do on a lab host but take time.
+# Of cloud-init's modules those that set up access, trust and names, all in its network stage: SSH opens when
+# they are done. The rest (growing disks, locales, package upgrades, ...) would only take time on a lab host.
 _MODULES = [
     "write_files",
     "set_hostname",
@@ -66,8 +66,9 @@ def _trusted(host: Host) -> list[str]:
 
 def _files(host: Host) -> dict[str, str]:
     lab = host.lab
-    proxy = f'Acquire::http::Proxy "http://{lab.gateway}:{endpoints.APT_PORT}";\nAcquire::https::Proxy "DIRECT";\n'
+    proxies = {"http": f"http://{lab.gateway}:{endpoints.APT_PORT}", "https": "DIRECT"}
+    options = [f'Acquire::{scheme}::Proxy "{proxy}";\n' for scheme, proxy in proxies.items()]
     return {
-        "/etc/apt/apt.conf.d/90lab": machine.apt_options() + proxy,
+        "/etc/apt/apt.conf.d/90lab": machine.apt_options() + "".join(options),
         "/etc/resolv.conf": f"nameserver {lab.gateway}\nnameserver {lab.gateway6}\n",
     }

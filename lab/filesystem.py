@@ -14,7 +14,7 @@ _PLAIN = Mount.NO_SUID | Mount.NO_DEVICES | Mount.NO_EXEC
 
 
 def lay_out(host: Host) -> None:
-    """Mount everything and make it this process's root. Needs new mount, pid, network and cgroup namespaces."""
+    """Mount everything and make it this process's root. Needs new mount, pid, net and cgroup namespaces."""
     mount("none", "/", flags=Mount.RECURSIVE | Mount.PRIVATE)
     root = host.folder / "root"
     _mount_disk(host)
@@ -26,8 +26,8 @@ def lay_out(host: Host) -> None:
         "tmpfs", root / "run", kind="tmpfs", flags=Mount.NO_SUID | Mount.NO_DEVICES, data="mode=755,size=20%"
     )
     _make_devices(root / "dev")
-    # A container in a user namespace may mount /proc only if one without obstructions is in sight (the kernel's
-    # rule). What follows obstructs /proc, so a second one is kept aside.
+    # A container in a user namespace may mount /proc only if one without obstructions is in sight (the
+    # kernel's rule). What follows obstructs /proc, so a second one is kept aside.
     aside = root / "dev/.lab/proc"
     aside.mkdir(parents=True)
     mount("proc", aside, kind="proc", flags=_PLAIN)
@@ -51,8 +51,8 @@ def _mount_root(host: Host, root: Path) -> None:
     disk = host.disk_folder
     # A power cut leaves this mark of "volatile", by which the kernel would refuse the same disk again.
     shutil.rmtree(disk / "work/work/incompat", ignore_errors=True)
-    # volatile: no fsync reaches the disk (apt is several times faster). redirect_dir: directories of the image
-    # can be renamed, as on a plain file system.
+    # volatile: no fsync reaches the disk (apt is several times faster). redirect_dir: directories of the
+    # image can be renamed, as on a plain file system.
     layers = f"lowerdir={host.image_folder},upperdir={disk}/upper,workdir={disk}/work"
     mount("overlay", root, kind="overlay", data=f"{layers},redirect_dir=on,index=off,volatile")
     # podman's own overlays cannot stand on an overlay.

@@ -1,7 +1,7 @@
 """What playbooks need besides hosts, where no driver gives it: a published release, certificates, variables.
 
 `python -m lab.fleet publish` builds this repository's release and puts it into the lab's store and registry;
-`python -m lab.fleet inventory` is an Ansible inventory of the lab's hosts, with what the driver would tell each.
+`python -m lab.fleet inventory` is an Ansible inventory of the lab's hosts, with what the driver would tell them.
 """
 
 import json

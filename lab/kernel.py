@@ -15,6 +15,7 @@ _seccomp.seccomp_init.restype = ctypes.c_void_p
 class Mount(IntFlag):
     """Flags of mount(2)."""
 
+    NOTHING = 0
     READ_ONLY = 1
     NO_SUID = 2
     NO_DEVICES = 4
@@ -33,9 +34,9 @@ def _must(result: int, what: str) -> None:
 
 
 def mount(
-    source: str | Path, target: str | Path, *, kind: str = "", flags: Mount = Mount(0), data: str = ""
+    source: str | Path, target: str | Path, *, kind: str = "", flags: Mount = Mount.NOTHING, data: str = ""
 ) -> None:
-    """mount(2). Raises OSError with what was mounted where."""
+    """Attach a file system or a folder. Raises OSError with what was mounted where."""
     result = _libc.mount(
         os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode()
     )
@@ -43,7 +44,7 @@ def mount(
 
 
 def bind(source: Path, target: Path, *, recursive: bool = False) -> None:
-    mount(source, target, flags=Mount.BIND | (Mount.RECURSIVE if recursive else Mount(0)))
+    mount(source, target, flags=Mount.BIND | (Mount.RECURSIVE if recursive else Mount.NOTHING))
 
 
 def make_root(root: Path) -> None:
@@ -100,7 +101,7 @@ class _Comparison(ctypes.Structure):
 def give_up_powers() -> None:
     """Drop the capabilities, and refuse the calls, by which root could change the whole machine.
 
-    Inherited by every child and impossible to undo. Not a wall against hostile code: root keeps CAP_SYS_ADMIN.
+    Inherited by every child and impossible to undo. No wall against hostile code: root keeps CAP_SYS_ADMIN.
     """
     drop_from_bounding_set = 24
     may_raise_limits = _holds_capability(_CAP_SYS_RESOURCE)
@@ -113,8 +114,8 @@ def give_up_powers() -> None:
     for name in _REFUSED_CALLS:
         _answer(rules, name, errno.EPERM)
     if not may_raise_limits:
-        # crun insists on raising RLIMIT_MEMLOCK, which kernels since 5.11 no longer need. Where this machine's
-        # own root may not, prlimit(pid, RLIMIT_MEMLOCK, new, NULL) only pretends.
+        # crun insists on raising RLIMIT_MEMLOCK, which kernels since 5.11 no longer need. Where this
+        # machine's own root may not, prlimit(pid, RLIMIT_MEMLOCK, new, NULL) only pretends.
         equal, unequal = 4, 1
         pretend = ((1, equal, _RLIMIT_MEMLOCK), (2, unequal, 0), (3, equal, 0))
         _answer(rules, "prlimit64", 0, *pretend)

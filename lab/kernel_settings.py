@@ -1,7 +1,7 @@
 """A host's own copy of kernel.*, vm.* and fs.*: those are the machine's, and no host may write them.
 
-A hardening role writes and reads back; here it does so in memory, without effect. net.* is real: it belongs to
-the host's network namespace.
+A hardening role writes and reads back; here it does so in memory, without effect. net.* is real: it belongs
+to the host's network namespace.
 """
 
 import os

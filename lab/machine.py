@@ -55,7 +55,7 @@ _SHARED_APT_OPTIONS = ("::check-date", "::check-valid-until", "::timeout", "::re
 
 
 def apt_options() -> str:
-    """Apt's time limits and date checks of this machine, in apt.conf's form (a test machine's clock may be off)."""
+    """This machine's time limits and date checks, as apt.conf lines (a test machine's clock may be off)."""
     lines = run("apt-config", "dump", "Acquire").splitlines()
     return "".join(f"{line}\n" for line in lines if line.split(" ")[0].lower().endswith(_SHARED_APT_OPTIONS))
 

@@ -40,8 +40,9 @@ def down(lab: Lab) -> None:
 
 
 def _ruleset(lab: Lab) -> str:
-    # One transaction, repeatable. Hosts reach by IPv4 what this machine reaches; IPv6 ends in the lab, and says
-    # so at once (this machine would drop it in silence, as it is no IPv6 router).
+    # One transaction, repeatable. Hosts reach by IPv4 what this machine reaches; IPv6 ends in the lab, and
+    # says so at once (this machine would drop it in silence, as it is no IPv6 router).
+    inside = f"{lab.subnet6}, fe80::/10, ff00::/8"
     return f"""
         table ip {lab.nft_table} {{}}
         delete table ip {lab.nft_table}
@@ -56,19 +57,20 @@ def _ruleset(lab: Lab) -> str:
         table ip6 {lab.nft_table} {{
             chain prerouting {{
                 type filter hook prerouting priority filter
-                iifname "{lab.bridge}" ip6 daddr != {{ {lab.subnet6}, fe80::/10, ff00::/8 }} reject with icmpv6 no-route
+                iifname "{lab.bridge}" ip6 daddr != {{ {inside} }} reject with icmpv6 no-route
             }}
         }}
     """
 
 
 def _choose_number(lab: Lab) -> None:
-    """Pick the lab's N once: from its id, moving on while another interface has that subnet."""
-    if lab.subnet_file.exists():
-        return
+    """Pick the lab's N, the one of last time if possible, moving on while another interface has it."""
     listing = json.loads(run("ip", "-json", "addr"))
-    taken = {address["local"] for link in listing for address in link["addr_info"]}
+    others = [link for link in listing if link["ifname"] != lab.bridge]
+    taken = {address["local"] for link in others for address in link["addr_info"]}
     wish = int(lab.id[:2], 16)
+    if lab.subnet_file.exists():
+        wish = json.loads(lab.subnet_file.read_text())["number"]
     for number in ((wish + step) % 256 for step in range(256)):
         if f"10.77.{number}.1" not in taken:
             write_whole(lab.subnet_file, json.dumps({"number": number}))

@@ -1,4 +1,4 @@
-"""One service of the lab on this machine: what runs, with which configuration, and how it shows that it serves."""
+"""One service of the lab on this machine: what runs, how it is configured, how it shows that it serves."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""The first steps of a service's process: into its control group and its file system, then it becomes the service.
+"""The first steps of a service's process: into its group and its file system, then it becomes the service.
 
     python -m lab.service_process LAB_DIR NAME image|machine PROGRAM ARGUMENT...
 

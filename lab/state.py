@@ -7,6 +7,7 @@ import ipaddress
 import json
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,11 @@ class Lab:
             path.rename(trash / uuid.uuid4().hex)
 
     def empty_trash(self) -> None:
-        shutil.rmtree(self.root / "trash", ignore_errors=True)
+        trash = self.root / "trash"
+        if trash.exists():
+            # A host's root may have made files immutable, which not even this machine's root can remove.
+            subprocess.run(["chattr", "-R", "-f", "-i", "-a", trash], capture_output=True, check=False)
+            shutil.rmtree(trash)
 
 
 def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:

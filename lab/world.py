@@ -23,8 +23,10 @@ def up(lab: Lab, names: list[str], *, region: str, disk: str | None) -> None:
     """Create or boot hosts, and what they stand on; return when SSH answers on each."""
     with lab.locked():
         _prepare(lab)
-        existing = {host.name for host in Host.all(lab)}
+        existing = {host.name: host for host in Host.all(lab)}
         for name in names:
+            if name in existing and disk and existing[name].disk != disk:
+                raise LabError(f"{name} exists with another disk: `lab down {name}` first")
             if name not in existing:
                 fresh = hosts.new(lab, name, region=region, disk=disk)
                 fresh.make_pristine(cloud_seed.seed(fresh))
@@ -50,6 +52,15 @@ def stop(lab: Lab, names: list[str]) -> None:
         _power_off([Host.load(lab, name) for name in names])
 
 
+def remove(lab: Lab, names: list[str]) -> None:
+    """Remove some hosts for good."""
+    with lab.locked():
+        for name in [Host.load(lab, name).name for name in names]:
+            hosts.remove(lab, name)
+        _publish(lab)
+        lab.empty_trash()
+
+
 def down(lab: Lab, *, purge: bool) -> None:
     """Leave nothing but images, caches and keys; with `purge` nothing at all. Works after any crash."""
     with lab.locked():
@@ -60,6 +71,9 @@ def down(lab: Lab, *, purge: bool) -> None:
             network.down(lab)
         for name in ("ssh_config", "known_hosts", "machines.yml"):
             (lab.root / name).unlink(missing_ok=True)
+        for recorded in (*lab.services.glob("*/log"), lab.services / "model/records"):
+            lab.discard(recorded)
+        lab.discard(lab.hosts)
         if purge:
             for path in lab.root.iterdir():
                 if path.name not in {"lock", "trash"}:
