@@ -1,8 +1,7 @@
 #!/usr/bin/python3
 """Bring one role's directories, files, links and units to their declared state, in one call.
 
-Runs on the host from standard input and imports little: a call with nothing to do must cost next to nothing.
-host_state.yml beside it documents the task, host_state.schema.json the document; neither travels to the host.
+Runs on the host from standard input, so it imports little. host_state.yml beside it documents the task.
 """
 
 from __future__ import annotations
@@ -28,30 +27,27 @@ if TYPE_CHECKING:
 # backslashes as JSON does. So no content can end the literal; true, null and surrogates stay json's affair.
 ARGUMENTS = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
 
-# A file's kind is the folder that Debian's own tool reads, or the path of the one file it is.
+# A file's kind is the folder that Debian's own tool reads, or the path of the one file that it is.
 SYSUSERS, TMPFILES, SYSCTL, SUDOERS = "/etc/sysusers.d", "/etc/tmpfiles.d", "/etc/sysctl.d", "/etc/sudoers.d"
-NFTABLES, SSHD, SSHD_PARTS = "/etc/tenantfleet/nftables.d", "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"
-SUFFIXES = {SYSUSERS: ".conf", TMPFILES: ".conf", SYSCTL: ".conf", SSHD_PARTS: ".conf", NFTABLES: ".nft"}
+NFTABLES, SSHD = "/etc/tenantfleet/nftables.d", "/etc/ssh/sshd_config"
+READ = {SUDOERS: "[^.~]+", NFTABLES: r".+\.nft"} | dict.fromkeys((SYSUSERS, TMPFILES, SYSCTL), r".+\.conf")
 # Each judges a candidate on its standard input, before it is put in place.
 VALIDATORS = {
     SYSUSERS: ("systemd-sysusers", "--dry-run", "-"),
     TMPFILES: ("systemd-tmpfiles", "--dry-run", "--create", "-"),
     NFTABLES: ("nft", "-c", "-f", "-"),
     SSHD: ("/usr/sbin/sshd", "-t", "-f", "/dev/stdin"),
-    SSHD_PARTS: ("/usr/sbin/sshd", "-t", "-f", "/dev/stdin"),
     SUDOERS: ("visudo", "-cf", "-"),
 }
 # Each takes effect before the file is put in place: after a crash between the two, the file still differs.
 LOADERS = {TMPFILES: ("systemd-tmpfiles", "--create", "-"), NFTABLES: ("nft", "-f", "-")}
 UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
-UNIT_NAME = r"[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|path|target|mount|slice)"
-UNIT_PROPERTIES = (
-    "LoadState,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestampMonotonic,"
-    "StateChangeTimestampMonotonic,WantedBy,RequiredBy"
-)
+UNIT_PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,WantedBy,RequiredBy"
+UNIT_TIMES = "ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
 UP = ("active", "reloading", "refreshing")
 QUADLET = "/usr/lib/systemd/system-generators/podman-system-generator"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8"}
+KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFREG: "file"}
 SHOWN_BYTES = 1 << 18  # of an old file in a diff
 
 
@@ -114,10 +110,6 @@ class Unit(NamedTuple):
     restart_on: tuple[str, ...] = ()
     reload_on: tuple[str, ...] = ()
 
-    @property
-    def started(self) -> bool:
-        return self.state == "started"
-
 
 class Document(NamedTuple):
     version: int
@@ -128,97 +120,59 @@ class Document(NamedTuple):
     units: tuple[Unit, ...] = ()
 
 
-# --- the document: all of it is judged before the first effect ---
+class Scalar(NamedTuple):
+    kind: type
+    pattern: str  # of its text
+    what: str
+    convert: Callable[[Any], object] = lambda value: value
 
 
-def matching(pattern: str, what: str) -> Callable[[object, str], str]:
-    def parse(value: object, where: str) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise Refused(f"{where}: must be {what}, not {value!r:.80}")
-        return value
-
-    return parse
-
-
-def path_of(value: object, where: str) -> str:
-    path = matching(r"/[^\x00-\x1f\x7f]+", "an absolute path")(value, where)
-    parts = path[1:].split("/")
-    if {"", ".", ".."} & set(parts) or max(len(part.encode()) for part in parts) > 200:  # noqa: PLR2004 - see placing()
-        raise Refused(f"{where}: must be a normal path, not {path!r:.80}")
-    return path
-
-
-def mode_of(value: object, where: str) -> int:
-    return int(matching("[0-7]{4}", "four octal digits in quotes such as '0644'")(value, where), 8)
-
-
-def content_of(value: object, where: str) -> bytes:
-    if not isinstance(value, str):
-        raise Refused(f"{where}: must be text, not {value!r:.80}")
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise Refused(f"{where}: is no UTF-8: {error.reason}") from None
-
-
-def exactly(*allowed: object) -> Callable[[object, str], Any]:
-    def parse(value: object, where: str) -> object:
-        if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
-            raise Refused(f"{where}: must be {' or '.join(map(str, allowed))}, not {value!r:.80}")
-        return value
-
-    return parse
-
-
-def list_of[T](parse: Callable[[object, str], T]) -> Callable[[object, str], tuple[T, ...]]:
-    def parse_all(value: object, where: str) -> tuple[T, ...]:
-        if not isinstance(value, list):
-            raise Refused(f"{where}: must be a list, not {value!r:.80}")
-        return tuple(parse(item, f"{where}[{at}]") for at, item in enumerate(value))
-
-    return parse_all
-
-
-def record[T: (Directory, File, Link, Unit, Document)](kind: type[T]) -> Callable[[object, str], T]:
-    """Parser of a mapping of exactly the kind's fields; those with a default may be left out."""
-
-    def parse(value: object, where: str) -> T:
-        if not isinstance(value, dict):
-            raise Refused(f"{where}: must be a mapping, not {value!r:.80}")
-        if unknown := set(value) - set(kind._fields):
-            raise Refused(f"{where}: unknown key {min(map(str, unknown))!r}")
-        if missing := set(kind._fields) - set(kind._field_defaults) - set(value):
-            raise Refused(f"{where}: {min(missing)} is missing")
-        return kind(**{key: FIELDS[key](item, f"{where}.{key}") for key, item in value.items()})
-
-    return parse
-
-
-NAME = matching(r"[A-Za-z_][A-Za-z0-9_.-]*", "a user's or group's name")
-FIELDS: Mapping[str, Callable[[object, str], Any]] = {
-    "path": path_of,
-    "owner": NAME,
-    "group": NAME,
-    "mode": mode_of,
-    "content": content_of,
-    "target": matching(r"[^\x00-\x1f\x7f]+", "a link's target"),
-    "name": matching(UNIT_NAME, "a unit's name with its suffix"),
-    "state": exactly("started", "stopped"),
-    "enabled": exactly(True, False),  # noqa: FBT003 - the two values themselves
-    "restart_on": list_of(path_of),
-    "reload_on": list_of(path_of),
-    "version": exactly(1),
-    "absent": list_of(path_of),
-    "directories": list_of(record(Directory)),
-    "files": list_of(record(File)),
-    "links": list_of(record(Link)),
-    "units": list_of(record(Unit)),
+ACCOUNT = Scalar(str, r"[A-Za-z_][A-Za-z0-9_.-]*", "an account's name")
+PATH = Scalar(str, r"(/(?!\.\.?(/|$))[ -.0-~]{1,200})+", "a normal absolute path")
+UNIT = r"[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|path|target|mount|slice)"
+FIELDS: dict[str, Any] = {  # a list holds the kind of its items
+    "version": Scalar(int, "1", "1, the version that this host_state knows"),
+    "path": PATH,
+    "owner": ACCOUNT,
+    "group": ACCOUNT,
+    "mode": Scalar(str, "[0-7]{4}", "four octal digits in quotes such as '0644'", lambda text: int(text, 8)),
+    "content": Scalar(str, r"[^\ud800-\udfff]*", "UTF-8 text", str.encode),
+    "target": Scalar(str, "[ -~]+", "a link's target"),
+    "name": Scalar(str, UNIT, "a unit's name with its suffix"),
+    "state": Scalar(str, "started|stopped", "started or stopped"),
+    "enabled": Scalar(bool, "True|False", "true or false"),
+    "absent": [PATH],
+    "restart_on": [PATH],
+    "reload_on": [PATH],
+    "directories": [Directory],
+    "files": [File],
+    "links": [Link],
+    "units": [Unit],
 }
 
 
-def document_of(arguments: object) -> Document:
+def parsed(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - `kind` says what comes out
+    """`value` as a `kind`: a scalar, a list of one kind, or a mapping of exactly a tuple's fields."""
+    if isinstance(kind, Scalar):
+        if type(value) is not kind.kind or not re.fullmatch(kind.pattern, str(value)):
+            raise Refused(f"{where}: must be {kind.what}, not {value!r:.80}")
+        return kind.convert(value)
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise Refused(f"{where}: must be a list, not {value!r:.80}")
+        return tuple(parsed(kind[0], item, f"{where}[{at}]") for at, item in enumerate(value))
+    if not isinstance(value, dict):
+        raise Refused(f"{where}: must be a mapping, not {value!r:.80}")
+    if unknown := set(value) - set(kind._fields):
+        raise Refused(f"{where}: unknown key {min(map(str, unknown))!r}")
+    if missing := set(kind._fields) - set(kind._field_defaults) - set(value):
+        raise Refused(f"{where}: {min(missing)} is missing")
+    return kind(**{key: parsed(FIELDS[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def document_of(arguments: dict[str, Any]) -> Document:
     """The document, or a refusal: something unknown, missing, of a wrong type, or against something else."""
-    document = record(Document)(arguments, "host_state")
+    document: Document = parsed(Document, arguments, "host_state")
     kept = [item.path for items in (document.directories, document.files, document.links) for item in items]
     for names in ([*kept, *document.absent], [unit.name for unit in document.units]):
         if twice := {name for name in names if names.count(name) > 1}:
@@ -229,10 +183,8 @@ def document_of(arguments: object) -> Document:
         if above := leaves & {"/".join(parts[:n]) for n in range(2, len(parts))}:
             raise Refused(f"{path}: lies below {above.pop()}, which is not to be a directory")
     for file in document.files:
-        if not file.path.endswith(SUFFIXES.get(file.kind, "")):
-            raise Refused(f"{file.path}: only *{SUFFIXES[file.kind]} is read there")
-        if file.kind == SUDOERS and set(file.path.rpartition("/")[2]) & set(".~"):
-            raise Refused(f"{file.path}: sudo ignores a name with a dot or a tilde")
+        if not re.fullmatch(READ.get(file.kind, ".+"), file.path.rpartition("/")[2]):
+            raise Refused(f"{file.path}: a file of that name is not read there")
         if file.kind == NFTABLES:
             tables_of(file)
     return document
@@ -261,9 +213,6 @@ def tables_of(file: File) -> set[str]:
     return tables
 
 
-# --- the call ---
-
-
 class Call:
     """One call: how it runs, and what it did or, in a check, would do."""
 
@@ -282,28 +231,21 @@ class Call:
         if self.diff and before != after:
             self.diffs.append({"before_header": name, "after_header": name, "before": before, "after": after})
 
-    def ids(self, owner: str, group: str, path: str) -> tuple[int, int]:
-        """Numeric ids; -1, which nobody has, where a check may go on because the account is still to come."""
-        ids = []
-        for name, number in ((owner, uid_of(owner)), (group, gid_of(group))):
-            if number < 0 and not self.check:
-                raise Refused(f"{path}: there is no user or group {name}")
-            if number < 0 and name not in self.planned:
-                self.warnings.append(f"{path}: there is no user or group {name} yet")
-            ids.append(number)
-        return ids[0], ids[1]
+    def owner(self, item: Directory | File) -> tuple[int, int, int]:
+        """Uid, gid and mode; an id of -1, nobody's, where a check goes on as the account is still to come."""
+        ids = uid, gid = number_of(item.owner, pwd.getpwnam), number_of(item.group, grp.getgrnam)
+        for name in (name for name, number in zip((item.owner, item.group), ids, strict=True) if number < 0):
+            if not self.check:
+                raise Refused(f"{item.path}: there is no user or group {name}")
+            if name not in self.planned:
+                self.warnings.append(f"{item.path}: there is no user or group {name} yet")
+        return uid, gid, item.mode
 
 
-def uid_of(name: str) -> int:
+def number_of(name: str, find: Callable[[str], Sequence[Any]]) -> int:
+    """Uid or gid, -1 for nobody; both databases have it third."""
     try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return -1
-
-
-def gid_of(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
+        return int(find(name)[2])
     except KeyError:
         return -1
 
@@ -312,18 +254,15 @@ def run(*argv: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(argv, input=content, capture_output=True, check=False, env=ENVIRONMENT)
     except FileNotFoundError:
-        raise Refused(f"{argv[0]} is not installed") from None
+        return subprocess.CompletedProcess(argv, 127, b"", b"is not installed")
 
 
-def must(argv: Sequence[str], what: str, content: bytes = b"") -> None:
-    """Run a program; when it fails, a refusal in its own words."""
+def must(argv: Sequence[str], what: str, content: bytes = b"", *, more: Callable[[], str] = str) -> None:
+    """Run a program; when it fails, a refusal in its own words and, if there is, more to read."""
     done = run(*argv, content=content)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
-        raise Refused(f"{what}: {' '.join(argv)}: {said[-2000:]}")
-
-
-# --- paths ---
+        raise Refused(f"{what}: {' '.join(argv)}: {said[-2000:]}{more()}")
 
 
 @contextlib.contextmanager
@@ -354,49 +293,42 @@ def parent_of(path: str) -> Iterator[tuple[int, str]]:
 class Found(NamedTuple):
     """What is at a path, itself not followed."""
 
-    kind: str  # file, directory, link, other, nothing
+    kind: str
     owner: tuple[int, int, int] = (-1, -1, 0)  # uid, gid, mode
     content: bytes = b""  # of a file as far as asked for, or the target of a link
 
-    def refuse_unless(self, path: str, *kinds: str) -> None:
-        if self.kind not in (*kinds, "nothing"):
-            raise Refused(f"{path}: there is already something else (a {self.kind}); it is left alone")
 
-
-def look(path: str, limit: int = 0) -> Found:
-    try:
-        with parent_of(path) as (parent, name):
-            status = os.lstat(name, dir_fd=parent)
-            owner = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-            if stat.S_ISDIR(status.st_mode):
-                return Found("directory", owner)
-            if stat.S_ISLNK(status.st_mode):
-                return Found("link", owner, os.fsencode(os.readlink(name, dir_fd=parent)))
-            if not stat.S_ISREG(status.st_mode):
-                return Found("other", owner)
+def look(path: str, *kinds: str, limit: int = 0) -> Found:
+    """What is at `path`, with `limit` bytes of its content; a refusal when it is none of `kinds`."""
+    found = Found("nothing")
+    with contextlib.suppress(FileNotFoundError), parent_of(path) as (parent, name):
+        status = os.lstat(name, dir_fd=parent)
+        kind, content = KINDS.get(stat.S_IFMT(status.st_mode), "thing of another kind"), b""
+        if kind == "link":
+            content = os.fsencode(os.readlink(name, dir_fd=parent))
+        elif kind == "file" and limit:
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
             with os.fdopen(handle, "rb") as stream:
-                return Found("file", owner, stream.read(limit))
-    except FileNotFoundError:
-        return Found("nothing")
+                content = stream.read(limit)
+        found = Found(kind, (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)), content)
+    if found.kind not in (*kinds, "nothing"):
+        raise Refused(f"{path}: there is already a {found.kind}; it is left alone")
+    return found
 
 
 @contextlib.contextmanager
 def placing(path: str) -> Iterator[tuple[int, str]]:
     """A temporary name beside `path`, renamed onto it when the body is done, gone when the body fails."""
     with parent_of(path) as (parent, name):
-        temporary = (
-            f".{name}.host_state~"  # sudo, run-parts and systemd ignore it; what a crash left is taken over
-        )
+        temporary = f".{name}.host_state~"  # sudo, run-parts and systemd ignore it; what a crash left goes
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=parent)
         try:
             yield parent, temporary
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
+        finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
-            raise
 
 
 def write_file(path: str, content: bytes, owner: tuple[int, int, int]) -> None:
@@ -411,18 +343,6 @@ def write_file(path: str, content: bytes, owner: tuple[int, int, int]) -> None:
             os.fsync(handle)
 
 
-def set_directory(path: str, owner: tuple[int, int, int]) -> None:
-    with parent_of(path) as (parent, name):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
-        handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-        try:
-            os.fchown(handle, *owner[:2])
-            os.fchmod(handle, owner[2])
-        finally:
-            os.close(handle)
-
-
 def shown(found: Found, wanted: tuple[int, int, int] | None = None) -> str:
     """The old side of a diff; a file closed to others and not yet as wanted may hold somebody's secret."""
     if found.kind == "file" and not found.owner[2] & stat.S_IROTH and found.owner != wanted:
@@ -435,13 +355,17 @@ def attributes(owner: tuple[int, int, int]) -> dict[str, object]:
 
 
 def ensure_directory(call: Call, item: Directory) -> None:
-    found = look(item.path)
-    found.refuse_unless(item.path, "directory")
-    wanted = (*call.ids(item.owner, item.group, item.path), item.mode)
+    found, wanted = look(item.path, "directory"), call.owner(item)
     if found.owner == wanted:
         return
     if not call.check:
-        set_directory(item.path, wanted)
+        with parent_of(item.path) as (parent, name), contextlib.ExitStack() as stack:
+            if found.kind == "nothing":
+                os.mkdir(name, 0o700, dir_fd=parent)
+            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            stack.callback(os.close, handle)
+            os.fchown(handle, *wanted[:2])
+            os.fchmod(handle, wanted[2])
     fresh = found.kind == "nothing"
     before = {} if fresh else attributes(found.owner)
     call.did("directory", item.path, Action.CREATE if fresh else Action.UPDATE, before, attributes(wanted))
@@ -449,22 +373,20 @@ def ensure_directory(call: Call, item: Directory) -> None:
 
 def ensure_file(call: Call, file: File) -> None:
     """The file as the document has it; its validator and its loader come first."""
-    found = look(file.path, max(len(file.content) + 1, SHOWN_BYTES if call.diff else 0))
-    found.refuse_unless(file.path, "file", "link")
-    wanted = (*call.ids(file.owner, file.group, file.path), file.mode)
+    limit = max(len(file.content) + 1, SHOWN_BYTES if call.diff else 0)
+    found, wanted = look(file.path, "file", "link", limit=limit), call.owner(file)
     same = found.kind == "file" and found.content == file.content
     if same and found.owner == wanted:
         return
     if not same:
         validate(call, file)
-    if not call.check:
-        if not same and file.kind in LOADERS:
+        if not call.check and file.kind in LOADERS:
             must(LOADERS[file.kind], file.path, file.content)
+    if not call.check:
         write_file(file.path, file.content, wanted)
-    fresh = found.kind == "nothing"
-    after = file.content.decode()
-    call.did("file", file.path, Action.CREATE if fresh else Action.UPDATE, shown(found, wanted), after)
-    if call.diff and not fresh and found.owner != wanted:
+    action = Action.CREATE if found.kind == "nothing" else Action.UPDATE
+    call.did("file", file.path, action, shown(found, wanted), file.content.decode())
+    if call.diff and action is Action.UPDATE and found.owner != wanted:
         header = dict.fromkeys(("before_header", "after_header"), file.path)
         call.diffs.append({**header, "before": attributes(found.owner), "after": attributes(wanted)})
 
@@ -481,8 +403,7 @@ def validate(call: Call, file: File) -> None:
 
 
 def ensure_link(call: Call, link: Link) -> None:
-    found = look(link.path)
-    found.refuse_unless(link.path, "link")
+    found = look(link.path, "link")
     if found.content == link.target.encode():
         return
     if not call.check:
@@ -494,21 +415,17 @@ def ensure_link(call: Call, link: Link) -> None:
 
 def ensure_absent(call: Call, path: str) -> None:
     """Neither file nor link nor empty directory; what it once brought (accounts, settings, rules) stays."""
-    found = look(path, SHOWN_BYTES if call.diff else 0)
-    found.refuse_unless(path, "file", "link", "directory")
+    found = look(path, "file", "link", "directory", limit=SHOWN_BYTES if call.diff else 0)
     if found.kind == "nothing":
         return
-    with parent_of(path) as (parent, name):
-        if found.kind == "directory":
-            entries = sorted(os.listdir(path))  # noqa: PTH208 - importing pathlib costs 10 ms a call
-            if left := [entry for entry in entries if f"{path}/{entry}" not in call.paths]:
-                raise Refused(f"{path}: is not empty: {', '.join(left[:5])}")
-        if not call.check:
+    if found.kind == "directory":
+        entries = sorted(os.listdir(path))  # noqa: PTH208 - importing pathlib costs 10 ms a call
+        if left := [entry for entry in entries if f"{path}/{entry}" not in call.paths]:
+            raise Refused(f"{path}: is not empty: {', '.join(left[:5])}")
+    if not call.check:
+        with parent_of(path) as (parent, name):
             (os.rmdir if found.kind == "directory" else os.unlink)(name, dir_fd=parent)
     call.did(found.kind, path, Action.REMOVE, shown(found), "")
-
-
-# --- what Debian's tools make of files: compared with the host whether the file changed or not ---
 
 
 def account_gap(line: str, where: str) -> bool:
@@ -517,15 +434,15 @@ def account_gap(line: str, where: str) -> bool:
 
     kind, name, number, _, home, shell = (*shlex.split(line), "-", "-", "-", "-")[:6]
     if kind[0] == "m":
-        members = grp.getgrnam(number).gr_mem if gid_of(number) >= 0 else []
-        return name not in members
-    if kind[0] not in "ug" or (has := gid_of(name) if kind[0] == "g" else uid_of(name)) < 0:
+        return number_of(number, grp.getgrnam) < 0 or name not in grp.getgrnam(number).gr_mem
+    has = number_of(name, pwd.getpwnam if kind[0] == "u" else grp.getgrnam)
+    if kind[0] not in "ug" or has < 0:
         return kind[0] in "ug"
-    wanted = [(number.partition(":")[0], str(has))]
+    pairs = [(number.partition(":")[0], str(has))]
     if kind[0] == "u":
-        wanted += [(home, pwd.getpwnam(name).pw_dir), (shell, pwd.getpwnam(name).pw_shell)]
-    for asked, actual in wanted:
-        if asked not in ("-", actual) and not asked.startswith("/" if asked is number else "%"):
+        pairs += [(home, pwd.getpwnam(name).pw_dir), (shell, pwd.getpwnam(name).pw_shell)]
+    for asked, actual in pairs:
+        if asked not in ("", "-", actual):
             raise Refused(
                 f"{where}: {name} exists with {actual}, not {asked}: systemd-sysusers never changes that"
             )
@@ -543,24 +460,15 @@ def ensure_accounts(call: Call, file: File) -> None:
             raise Refused(f"{file.path}: systemd-sysusers left out {left[0]!r}")
 
 
-def ensure_tmpfiles(call: Call, file: File) -> None:
-    """The file, and the directories of its plain `d` lines; other lines take effect when the file changes."""
-    probe = Call(check=True, diff=call.diff)
-    probe.planned = call.planned
+def declared_directories(file: File) -> Iterator[Directory]:
+    """Those of the plain `d` lines; the other lines take effect when the file changes, or at boot."""
+    name = r"(?:\s+(?:-|([\w-]+)))?"
     for line in file.lines:
-        kind, path, mode, owner, group = (*line.split(), "-", "-", "-")[:5]
-        plain = not set(line) & set('%:~"\\')
-        if kind in ("d", "D") and plain:
-            owner, group = ("root" if name == "-" else name for name in (owner, group))
-            octal = "0755" if mode == "-" else mode
-            ensure_directory(probe, Directory(path.rstrip("/"), owner, group, int(octal, 8)))
-    ensure_file(call, file)
-    call.resources += probe.resources
-    call.diffs += probe.diffs
-    call.warnings += probe.warnings
-    call.paths |= probe.paths
-    if probe.resources and file.path not in call.paths and not call.check:
-        must(LOADERS[TMPFILES], file.path, file.content)
+        if match := re.fullmatch(
+            rf"[dD]\s+(/[\w/.@+-]*\w)/?(?:\s+(?:-|([0-7]{{3,4}})))?{name}{name}(\s.*)?", line
+        ):
+            path, mode, owner, group, _ = match.groups()
+            yield Directory(path, owner or "root", group or "root", int(mode or "0755", 8))
 
 
 def settings_of(file: File) -> dict[str, str]:
@@ -569,95 +477,57 @@ def settings_of(file: File) -> dict[str, str]:
     for line in file.lines:
         name, _, value = (part.strip() for part in line.partition("="))
         if name[0] != "-" and not set(name) & set("*?["):
-            dotted = min(name.find(mark) % (len(name) + 1) for mark in "./") == name.find(".")
-            key = name.translate(str.maketrans("./", "/.")) if dotted else name
-            settings[key] = " ".join(value.split())
+            dotted = re.match("[^/]*[.]", name)
+            settings[name.translate(str.maketrans("./", "/.")) if dotted else name] = " ".join(value.split())
     return settings
 
 
-def live_setting(key: str) -> str | None:
-    try:
-        with open(f"/proc/sys/{key}", encoding="utf-8") as stream:  # noqa: PTH123 - importing pathlib costs 10 ms
-            return " ".join(stream.read().split())
-    except OSError:
-        return None
+def live(key: str) -> str:
+    """A kernel setting as it is now; empty when there is none of that name."""
+    return " ".join(look(f"/proc/sys/{key}", "file", limit=4096).content.decode().split())
 
 
 def ensure_settings(call: Call, file: File) -> None:
     settings = settings_of(file)
-    wrong = [key for key, value in settings.items() if live_setting(key) != value]
+    wrong = [key for key, value in settings.items() if live(key) != value]
     for key in wrong:
-        call.did("sysctl", key, Action.SET, live_setting(key), settings[key])
-    if call.check or not (wrong or file.path in call.paths):
+        call.did("sysctl", key, Action.SET, live(key), settings[key])
+    if not call.check and (wrong or file.path in call.paths):
+        must(("/usr/lib/systemd/systemd-sysctl", "--strict", file.path), file.path)
+        for key in wrong:
+            if live(key) != settings[key]:
+                raise Refused(f"{file.path}: {key} is {live(key)!r} after {settings[key]!r} was written")
+
+
+def ensure_tables(call: Call, file: File) -> None:
+    """The file's table loaded: a flush or a reboot takes it away while the file stays."""
+    missing = tables_of(file) - set(run("nft", "list", "tables").stdout.decode().splitlines())
+    if not missing or (call.check and file.path in call.paths):
         return
-    must(("/usr/lib/systemd/systemd-sysctl", "--strict", file.path), file.path)
-    for key in wrong:
-        if (live := live_setting(key)) != settings[key]:
-            raise Refused(f"{file.path}: {key} reads {live!r} after {settings[key]!r} was written")
+    for table in sorted(missing):
+        call.did("nftables", table, Action.LOAD)
+    if not call.check:
+        must(LOADERS[NFTABLES], file.path, file.content)
 
 
-def ensure_tables(call: Call, files: list[File]) -> None:
-    """Every table loaded: a flush or a reboot takes tables away while the files stay."""
-    try:
-        loaded = set(run("nft", "list", "tables").stdout.decode().splitlines()) if files else set()
-    except Refused:
-        if not call.check:
-            raise
-        loaded = set()
-    for file in files:
-        missing = tables_of(file) - loaded
-        if call.check and file.path in call.paths:
-            continue  # the file's own line says it
-        for table in sorted(missing):
-            call.did("nftables", table, Action.LOAD)
-        if missing and not call.check:
-            must(LOADERS[NFTABLES], file.path, file.content)
-
-
-# --- units ---
-
-
-class Status(NamedTuple):
-    """A unit as systemd has it; times are seconds of the monotonic clock, 0 for never."""
-
-    load: str
-    active: str
-    file: str
-    stale: bool  # its files changed since systemd read them
-    wanted: bool  # another unit pulls it in
-    started_at: float
-    changed_at: float
-
-
-def status_of(block: str) -> Status:
-    value = dict(line.partition("=")[::2] for line in block.splitlines())
-    return Status(
-        value["LoadState"],
-        value["ActiveState"],
-        value["UnitFileState"],
-        value["NeedDaemonReload"] == "yes",
-        bool(value["WantedBy"] or value["RequiredBy"]),
-        int(value["ActiveEnterTimestampMonotonic"]) / 1e6,
-        int(value["StateChangeTimestampMonotonic"]) / 1e6,
-    )
-
-
-def statuses(units: Sequence[Unit]) -> dict[str, Status]:
+def statuses(units: Sequence[Unit]) -> dict[str, dict[str, str]]:
+    """Each unit's properties, from one question to systemd."""
     if not units:
         return {}
     names = [unit.name for unit in units]
-    done = run("systemctl", "show", f"--property={UNIT_PROPERTIES}", "--", *names)
+    done = run("systemctl", "show", f"--property={UNIT_PROPERTIES},{UNIT_TIMES}", "--", *names)
     blocks = done.stdout.decode().strip().split("\n\n")
     if done.returncode or len(blocks) != len(names):
         raise Refused(f"systemctl show: {done.stderr.decode(errors='replace')}")
-    return dict(zip(names, map(status_of, blocks), strict=True))
+    properties = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks)
+    return dict(zip(names, properties, strict=True))
 
 
 def written_at(path: str) -> float:
     """When the file or link was last written, in seconds of the monotonic clock.
 
-    A unit that started before has not read it: so the next call does what one that died left undone. A directory's
-    time says nothing, for its service may write there; nor does one in the future.
+    A unit that started before has not read it: so the next call does what one that died left undone.
+    A directory's time says nothing, for its service may write there; nor does one in the future.
     """
     try:
         status = os.lstat(path)
@@ -668,138 +538,119 @@ def written_at(path: str) -> float:
     return status.st_mtime - now + time.monotonic() if known else 0
 
 
-def is_enabled(status: Status) -> bool:
+def is_enabled(status: Mapping[str, str]) -> bool:
     """Whether something starts it at boot; a static or generated unit (a quadlet) only when pulled in."""
-    return status.file in ("enabled", "enabled-runtime", "alias") or (
-        status.file in ("static", "generated") and status.wanted
-    )
+    if status["UnitFileState"] in ("static", "generated"):
+        return bool(status["WantedBy"] or status["RequiredBy"])
+    return status["UnitFileState"] in ("enabled", "enabled-runtime", "alias")
 
 
-def actions_for(unit: Unit, status: Status, fresh: Callable[[str, float], bool]) -> list[Action]:
+def actions_for(unit: Unit, status: Mapping[str, str], fresh: Callable[[str, float], bool]) -> list[Action]:
     """What leads from `status` to the document; `fresh(path, since)`: whether a path is newer than that."""
     actions = []
     if unit.enabled is not None and unit.enabled != is_enabled(status):
         actions.append(Action.ENABLE if unit.enabled else Action.DISABLE)
-    if not unit.started:
-        return [Action.STOP, *actions] if status.active in (*UP, "activating") else actions
-    if status.active not in UP:
+    if unit.state == "stopped":
+        return [Action.STOP, *actions] if status["ActiveState"] in (*UP, "activating") else actions
+    if status["ActiveState"] not in UP:
         return [*actions, Action.START]
-    if status.stale or any(fresh(path, status.started_at) for path in unit.restart_on):
+    started, changed = (int(status[name]) / 1e6 for name in UNIT_TIMES.split(","))
+    if status["NeedDaemonReload"] == "yes" or any(fresh(path, started) for path in unit.restart_on):
         return [*actions, Action.RESTART]
-    reload = any(fresh(path, status.changed_at) for path in unit.reload_on)
-    return [*actions, Action.RELOAD] if reload else actions
+    return [*actions, *([Action.RELOAD] if any(fresh(path, changed) for path in unit.reload_on) else [])]
 
 
-def act(call: Call, unit: Unit, status: Status, allowed: frozenset[Action]) -> bool:
+def act(call: Call, unit: Unit, status: Mapping[str, str], allowed: frozenset[Action]) -> bool:
     """Do the due ones of the allowed actions; whether there were any."""
     actions = actions_for(unit, status, lambda path, since: path in call.paths or written_at(path) > since)
     due = [action for action in actions if action in allowed]
     for action in due:
+        if not call.check:
+            if status["ActiveState"] == "failed":
+                run(
+                    "systemctl", "reset-failed", "--", unit.name
+                )  # else a spent start limit outlives its cause
+            command = ("systemctl", action.name.lower(), "--", unit.name)
+            must(command, unit.name, more=lambda: journal_of(unit))
         call.did("unit", unit.name, action)
-        if call.check:
-            continue
-        if status.active == "failed" and action is Action.START:
-            run("systemctl", "reset-failed", "--", unit.name)  # else a spent start limit outlives its cause
-        try:
-            must(("systemctl", action.name.lower(), "--", unit.name), unit.name)
-        except Refused as refusal:
-            raise Refused(f"{refusal}\n{journal_of(unit)}") from None
     return bool(due)
 
 
 def journal_of(unit: Unit) -> str:
-    """The last 20 lines that the unit wrote, and what the quadlet generator says if there is one."""
+    """The last 20 lines that the unit wrote, and what the quadlet generator refuses."""
     lines = run("journalctl", "--unit", unit.name, "--lines=20", "--no-pager", "--quiet").stdout
-    with contextlib.suppress(Refused):
-        lines += run(QUADLET, "--dryrun").stderr[-1000:]
-    return f"its last journal lines:\n{lines.decode(errors='replace')}"
+    quadlet = run(QUADLET, "--dryrun")
+    said = lines + (quadlet.stderr[-1000:] if quadlet.returncode == 1 else b"")
+    return f"\nits last journal lines:\n{said.decode(errors='replace')}"
 
 
-def ensure_definitions(call: Call, units: Sequence[Unit], before: dict[str, Status]) -> dict[str, Status]:
-    """Have systemd read its unit files again when this call, or one that died, changed them."""
+def ensure_units(call: Call, units: Sequence[Unit], now: dict[str, dict[str, str]]) -> None:
+    """Unit files read again when this call, or one that died, changed them; then each unit."""
     changed = any(path.startswith(UNIT_FOLDERS) for path in call.paths)
-    unread = any(status.stale for status in before.values())
-    unknown = not call.check and any(before[unit.name].load == "not-found" and unit.started for unit in units)
-    if not (changed or unread or unknown):
-        return before
-    call.did("systemd", "unit files", Action.RELOAD)
-    if call.check:
-        return before
-    must(("systemctl", "daemon-reload"), "unit files")
-    return {name: status._replace(stale=before[name].stale) for name, status in statuses(units).items()}
-
-
-def ensure_units(call: Call, units: Sequence[Unit], before: dict[str, Status]) -> None:
-    now = ensure_definitions(call, units, before)
+    unread = {name for name, status in now.items() if status["NeedDaemonReload"] == "yes"}
+    unknown = [
+        unit for unit in units if unit.state == "started" and now[unit.name]["LoadState"] == "not-found"
+    ]
+    if changed or unread or (unknown and not call.check):
+        call.did("systemd", "unit files", Action.RELOAD)
+        if not call.check:
+            must(("systemctl", "daemon-reload"), "unit files")
+            now = statuses(units)
+            now |= {name: now[name] | {"NeedDaemonReload": "yes"} for name in unread}
     allowed = frozenset(Action) if call.check else frozenset(Action) - DOWN
     acted = [unit for unit in units if act(call, unit, now[unit.name], allowed)]
-    if call.check:
-        return
-    after = statuses(acted)
-    for unit in acted:
-        status = after[unit.name]
-        if unit.started and status.active not in UP:
-            raise Refused(f"{unit.name}: is {status.active} after its start\n{journal_of(unit)}")
+    for name, status in statuses([] if call.check else acted).items():
+        unit = next(unit for unit in acted if unit.name == name)
+        if unit.state == "started" and status["ActiveState"] not in UP:
+            raise Refused(f"{name}: is {status['ActiveState']} after its start{journal_of(unit)}")
         if unit.enabled is not None and unit.enabled != is_enabled(status):
-            raise Refused(
-                f"{unit.name}: enabled cannot be {unit.enabled}: its unit file is {status.file or 'missing'}"
-            )
+            raise Refused(f"{name}: its unit file is {status['UnitFileState']}, whatever `enabled` says")
 
 
-# --- all of it ---
+def ensure(call: Call, item: Directory | File | Link) -> None:
+    if isinstance(item, Directory):
+        return ensure_directory(call, item)
+    if isinstance(item, Link):
+        return ensure_link(call, item)
+    for directory in declared_directories(item) if item.kind == TMPFILES else ():
+        ensure_directory(call, directory)
+    ensure_file(call, item)
+    effects = {SYSUSERS: ensure_accounts, SYSCTL: ensure_settings, NFTABLES: ensure_tables}
+    return effects[item.kind](call, item) if item.kind in effects else None
 
 
 def converge(call: Call, document: Document) -> None:
-    """Bring the host to the document, in an order in which each thing finds what it needs."""
-    before = statuses(document.units)
+    """Bring the host to the document: accounts before what they own, directories before what lies in them."""
+    units, files = document.units, document.files
+    now = statuses(units)
     if not call.check:  # while their files are still there
-        stopped = [unit for unit in document.units if act(call, unit, before[unit.name], DOWN)]
-        before |= statuses(stopped)
+        now |= statuses([unit for unit in units if act(call, unit, now[unit.name], DOWN)])
     for path in sorted(document.absent, key=len, reverse=True):
         ensure_absent(call, path)
-    of = {
-        kind: [file for file in document.files if file.kind == kind]
-        for kind in (SYSUSERS, TMPFILES, SYSCTL, NFTABLES)
-    }
-    directories = sorted(document.directories, key=lambda item: item.path.count("/"))
-    above_accounts = [
-        item for item in directories if of[SYSUSERS] and f"{SYSUSERS}/".startswith(f"{item.path}/")
-    ]
-    for item in above_accounts:
-        ensure_directory(call, item)
-    for file in of[SYSUSERS]:
-        ensure_file(call, file)
-        ensure_accounts(call, file)
-    for item in directories:
-        if item not in above_accounts:
-            ensure_directory(call, item)
-    for file in of[TMPFILES]:
-        ensure_tmpfiles(call, file)
-    for file in document.files:
-        if file.kind not in (SYSUSERS, TMPFILES):
-            ensure_file(call, file)
-    for link in document.links:
-        ensure_link(call, link)
-    for file in of[SYSCTL]:
-        ensure_settings(call, file)
-    ensure_tables(call, of[NFTABLES])
-    ensure_units(call, document.units, before)
+    accounts = tuple(file for file in files if file.kind == SYSUSERS)
+    shallow = sorted(document.directories, key=lambda item: item.path.count("/"))
+    above = tuple(item for item in shallow if accounts and f"{SYSUSERS}/".startswith(f"{item.path}/"))
+    rest = sorted(files, key=lambda file: file.kind != TMPFILES)
+    items: tuple[Directory | File | Link, ...] = (*above, *accounts, *shallow, *rest, *document.links)
+    for item in dict.fromkeys(items):
+        ensure(call, item)
+    ensure_units(call, units, now)
 
 
 def respond(arguments: dict[str, Any]) -> dict[str, object]:
     """Ansible's result for the task's arguments; a refusal fails it, with what was done until then."""
     own = {key: value for key, value in arguments.items() if not key.startswith("_ansible_")}
     call = Call(check=bool(arguments["_ansible_check_mode"]), diff=bool(arguments["_ansible_diff"]))
-    result: dict[str, object] = {}
+    failure = None
     try:
         converge(call, document_of(own))
     except Refused as refusal:
-        result = {"failed": True, "msg": str(refusal)}
+        failure = str(refusal)
     except OSError as error:
-        result = {"failed": True, "msg": f"{error.filename or 'host_state'}: {error.strerror}"}
-    result |= {"changed": bool(call.resources), "resources": call.resources}
-    result |= {"diff": call.diffs} if call.diff else {}
-    return result | ({"warnings": call.warnings} if call.warnings else {})
+        failure = f"{error.filename or 'host_state'}: {error.strerror}"
+    result = {"changed": bool(call.resources), "resources": call.resources, "diff": call.diffs}
+    result |= {"warnings": call.warnings}
+    return result | ({"failed": True, "msg": failure} if failure else {})
 
 
 if __name__ == "__main__":
