@@ -26,17 +26,22 @@ def sweep(paths: Paths, *, keep: int) -> None:
 
 def stale_activations(paths: Paths, *, keep: int) -> list[Path]:
     needed = {paths.linked_id("current"), paths.linked_id("previous")}
-    rest = [slot for slot in paths.slots.glob("[0-9a-f]*") if slot.name not in needed]
+    rest = [slot for slot in slots_in(paths.slots) if slot.name not in needed]
     return sorted(rest, key=lambda slot: slot.stat().st_mtime, reverse=True)[keep:]
 
 
 def stale_trees(store: Path, *, now: float) -> list[Path]:
     """Trees that no file of any activation of any unit names and that nobody asked for within a day."""
-    slots = [slot for unit in store.parent.iterdir() if unit != store for slot in unit.glob("[0-9a-f]*")]
+    slots = [slot for unit in store.parent.iterdir() if unit != store for slot in slots_in(unit)]
     files = [file for slot in slots for file in slot.rglob("*") if file.is_file() and not file.is_symlink()]
     named = b"\0".join(file.read_bytes() for file in files if file.stat().st_size < LARGEST_TEXT)
     old = [tree for tree in store.glob("[0-9a-f]*") if now - tree.stat().st_mtime > FRESH_S]
     return [tree for tree in old if tree.name.encode() not in named]
+
+
+def slots_in(unit: Path) -> list[Path]:
+    """Return the activations themselves, without the links that name two of them."""
+    return [slot for slot in unit.glob("[0-9a-f]*") if not slot.is_symlink()]
 
 
 @contextlib.contextmanager
