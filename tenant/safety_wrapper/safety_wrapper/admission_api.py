@@ -51,6 +51,11 @@ class AdmissionApi:
         return web.Response(status=204)
 
 
+def _tokens(body: Json, key: str, where: str) -> int:
+    """Return the count, 0 where the provider told none (null)."""
+    return 0 if body[key] is None else integer(body, key, where=where, least=0, most=MOST_TOKENS)
+
+
 def _outcome(body: Json) -> Outcome:
     where = "admission's end"
     required = {"outcome", "status", "input_tokens", "output_tokens", "model", "redactions"}
@@ -62,8 +67,8 @@ def _outcome(body: Json) -> Outcome:
     return Outcome(
         succeeded=integer(body, "status", where=where, least=0, most=999) in SUCCESS,
         model=text(body, "model", where=where),
-        input_tokens=integer(body, "input_tokens", where=where, least=0, most=MOST_TOKENS),
-        output_tokens=integer(body, "output_tokens", where=where, least=0, most=MOST_TOKENS),
+        input_tokens=_tokens(body, "input_tokens", where),
+        output_tokens=_tokens(body, "output_tokens", where),
         redactions={
             layer: integer(redactions, layer, where=where, least=0, most=MOST_TOKENS) for layer in redactions
         },

@@ -1,49 +1,84 @@
 """The command line of the tree."""
 
 import argparse
-import logging
+import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 from safety_wrapper.measurement import UnmeasuredError, hash_plugin
+from safety_wrapper.policy import load_policy
+from safety_wrapper.prober import Prober
 from safety_wrapper.strict import InvalidDocumentError
 
-log = logging.getLogger(__name__)
-BAD_CONFIGURATION = 78  # sysexits.h EX_CONFIG: systemd is told not to try again
+BAD_CONFIGURATION = 78  # sysexits.h EX_CONFIG: trying again would change nothing
+STATUS_SOCKET = Path("/run/tf-wrapper/status/status.sock")
+RETRY_S = 0.5
 
 
 def main(argv: list[str]) -> int:
-    """Run the daemon (``--config FILE``), ``hash-plugin DIR`` or ``canary``; return the exit code."""
+    """Run the daemon (``--config FILE``) or one of the commands; return the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        match arguments.command:
-            case "hash-plugin":
-                sys.stdout.write(hash_plugin(arguments.directory) + "\n")
-            case "canary":
-                return _canary(arguments)
-            case _:
-                _daemon(arguments.config)
-    except (InvalidDocumentError, UnmeasuredError, OSError) as error:
+        return _dispatch(arguments)
+    except InvalidDocumentError as error:
         sys.stderr.write(f"tf-wrapper: {error}\n")
-        return BAD_CONFIGURATION if isinstance(error, InvalidDocumentError) else 1
+        return BAD_CONFIGURATION
+    except (UnmeasuredError, OSError) as error:
+        sys.stderr.write(f"tf-wrapper: {error}\n")
+        return 1
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    match arguments.command:
+        case "hash-plugin":
+            sys.stdout.write(hash_plugin(arguments.directory) + "\n")
+            return 0
+        case "check-policy":
+            policy = load_policy(arguments.file)
+            sys.stdout.write(json.dumps({"revision": policy.revision, "sha256": policy.sha256}) + "\n")
+            return 0
+        case "canary":
+            return _canary(arguments)
+        case "probe":
+            return _probe(arguments)
+    if arguments.config is None:
+        raise InvalidDocumentError("the daemon needs --config FILE")
+    return _daemon(arguments.config)
+
+
+def _daemon(config: Path) -> int:
+    # Imported late: the other commands run where aiohttp is not installed.
+    from safety_wrapper.config import load_config  # noqa: PLC0415 -- see above
+    from safety_wrapper.daemon import run_daemon  # noqa: PLC0415 -- see above
+
+    run_daemon(load_config(config))
     return 0
 
 
-def _daemon(config: Path) -> None:
-    # Imported late: hash-plugin runs where aiohttp is not installed.
-    from safety_wrapper.config import load_config  # noqa: PLC0415
-    from safety_wrapper.daemon import run_daemon  # noqa: PLC0415
-
-    run_daemon(load_config(config))
+def _prober(arguments: argparse.Namespace) -> Prober:
+    enter = ("/usr/bin/podman", "exec", "--user", "openclaw", arguments.container)
+    return Prober(status_socket=arguments.status_socket, enter=enter, gateway_port=arguments.gateway_port)
 
 
 def _canary(arguments: argparse.Namespace) -> int:
-    from safety_wrapper.prober import Prober  # noqa: PLC0415
-
-    prober = Prober(status_socket=arguments.status_socket, container=arguments.container)
-    verdict = prober.probe(timeout_s=arguments.timeout)
+    verdict = _prober(arguments).probe(timeout_s=arguments.timeout)
     sys.stdout.write(verdict.line() + "\n")
     return 0 if verdict.passed else 1
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    """A new daemon is good when it answers and, where a gateway runs already, guards it."""
+    deadline = time.monotonic() + arguments.timeout
+    while not arguments.status_socket.is_socket() and time.monotonic() < deadline:
+        time.sleep(RETRY_S)
+    status = _prober(arguments).status()
+    active = ["/usr/bin/systemctl", "is-active", "--quiet", arguments.gateway_unit]
+    if subprocess.run(active, check=False).returncode == 0:
+        return _canary(arguments)
+    sys.stdout.write(json.dumps({"gateway": "not running", "policy": status["policy"]}) + "\n")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,8 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     hashing = commands.add_parser("hash-plugin", help="print the digest of a plugin directory")
     hashing.add_argument("directory", type=Path)
-    canary = commands.add_parser("canary", help="prove by one agent turn that the agent is guarded")
-    canary.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds for the whole turn")
-    canary.add_argument("--container", default="openclaw", help="name of the gateway's container")
-    canary.add_argument("--status-socket", type=Path, default=Path("/run/tf-wrapper/status/status.sock"))
+    policy = commands.add_parser("check-policy", help="tell whether a policy is valid")
+    policy.add_argument("file", type=Path)
+    for name, text in (
+        ("canary", "prove by one agent turn that the agent is guarded"),
+        ("probe", "prove that the daemon answers, and by a canary turn that a running gateway is guarded"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds in all")
+        command.add_argument("--container", default="openclaw", help="name of the gateway's container")
+        command.add_argument("--gateway-unit", default="openclaw.service")
+        command.add_argument("--gateway-port", type=int, default=18789)
+        command.add_argument("--status-socket", type=Path, default=STATUS_SOCKET)
     return parser

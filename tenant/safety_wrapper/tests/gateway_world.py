@@ -1,6 +1,7 @@
 """A guarded tenant without its host: real gateway, real daemon, real plugin, scripted model, own namespaces."""
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -147,7 +148,8 @@ class World:
     tree: Path
     cgroup: Path
     control_group: str
-    plugin: Path = field(init=False)
+    plugin: Path = field(init=False)  # what the unit says it mounts
+    mounted: Path | None = None  # what is mounted in truth, where a case makes that something else
     daemon: subprocess.Popen[bytes] | None = None
     gateway: subprocess.Popen[bytes] | None = None
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -214,6 +216,19 @@ class World:
     def write_policy(self, policy: dict[str, Any]) -> None:
         (self.directory / "policy.json").write_text(json.dumps(policy))
 
+    def use_policy(self, policy: dict[str, Any]) -> None:
+        """Put a policy in force as an operator's reload does."""
+        self.write_policy(policy)
+        if self.daemon is None:
+            return
+        self.daemon.send_signal(signal.SIGHUP)
+        digest = hashlib.sha256((self.directory / "policy.json").read_bytes()).hexdigest()
+        wait_until(lambda: self.status()["policy"]["sha256"] == digest, seconds=20, what="the new policy")
+
+    def relay_said(self) -> list[dict[str, Any]]:
+        """All questions that the relay asked, with the nonces it saw and the daemon's answers."""
+        return [json.loads(line) for line in self.log("relay.log", last=10**7).splitlines()]
+
     def write_properties(self) -> None:
         """Say what systemd would say about the gateway's unit."""
         volume = f"-v {self.plugin}:/opt/tenantfleet/plugin:ro"
@@ -243,9 +258,7 @@ class World:
     def start_services(self) -> None:
         record = str(self.directory / "record")
         model = ["-m", "lab.model_server", "--listen", f"127.0.0.1:{MODEL_PORT}", "--record-dir", record]
-        self.others.append(
-            self._spawn(self.in_network(sys.executable, *model), "model.log", cwd=REPOSITORY)
-        )
+        self.others.append(self._spawn(self.in_network(sys.executable, *model), "model.log", cwd=REPOSITORY))
         admission = str(self.directory / "sockets/admission/admission.sock")
         relay = [str(TESTS / "relay.py"), str(EGRESS_PORT), f"http://127.0.0.1:{MODEL_PORT}/v1", admission]
         self.others.append(
@@ -267,7 +280,9 @@ class World:
             "plugin_store": str(self.directory / "store"),
             "policy": str(self.directory / "policy.json"),
             "tenant": str(self.directory / "tenant.json"),
-            "sockets": {name: str(sockets / name / f"{name}.sock") for name in ("plugin", "admission", "status")},
+            "sockets": {
+                name: str(sockets / name / f"{name}.sock") for name in ("plugin", "admission", "status")
+            },
         }
         self.write_properties()
         (self.directory / "wrapper.json").write_text(json.dumps(config))
@@ -299,7 +314,7 @@ class World:
             "ROOT": str(self.directory / "root"),
             "WORLD": str(self.directory),
             "OPENCLAW_TREE": str(self.tree),
-            "PLUGIN": str(self.plugin),
+            "PLUGIN": str(self.mounted or self.plugin),
         }
         run = ["env", "-i", *(f"{k}={v}" for k, v in ENVIRONMENT.items())]
         run += ["/opt/node/bin/node", ENTRY, "gateway", "run"]
@@ -313,7 +328,9 @@ class World:
         if self.gateway.poll() is not None:
             raise AssertionError(f"the gateway ended\n{self.log('gateway.log')}")
         probe = f"http://127.0.0.1:{GATEWAY_PORT}/readyz"
-        argv = self.in_network("curl", "--silent", "--fail", "--max-time", "5", "--output", "/dev/null", probe)
+        argv = self.in_network(
+            "curl", "--silent", "--fail", "--max-time", "5", "--output", "/dev/null", probe
+        )
         return subprocess.run(argv, check=False).returncode == 0
 
     @property
@@ -351,8 +368,10 @@ class World:
 
     def stop_gateway(self) -> None:
         if self.gateway is not None:
-            self.gateway.kill()  # --kill-child takes the pid namespace along
-            self.gateway.wait()
+            # Pid 1 of the namespace takes all of it along. (--kill-child does not survive the change of user.)
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(self.gateway_pid, signal.SIGKILL)
+            self.gateway.wait(30)
         self.gateway = None
 
     def _stop(self, process: subprocess.Popen[bytes] | None) -> None:
@@ -392,7 +411,7 @@ class World:
         return sorted((self.directory / "record").glob("*.http"))
 
 
-def _unified_cgroup() -> Path:
+def unified_cgroup() -> Path:
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount, kind, *_ = line.split()
         if kind == "cgroup2":
@@ -400,7 +419,7 @@ def _unified_cgroup() -> Path:
     raise RuntimeError("this machine mounts no cgroup2, which the peer rule needs")
 
 
-def _own_control_group() -> str:
+def own_control_group() -> str:
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     return next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
 
@@ -409,8 +428,8 @@ def _own_control_group() -> str:
 def world(directory: Path) -> Iterator[World]:
     """Yield a prepared world with its network and services; nothing of it is left afterwards."""
     name = f"tf-wrapper-test-{os.getpid()}"
-    control_group = f"{_own_control_group().rstrip('/')}/{name}"
-    cgroup = _unified_cgroup() / control_group.lstrip("/")
+    control_group = f"{own_control_group().rstrip('/')}/{name}"
+    cgroup = unified_cgroup() / control_group.lstrip("/")
     cgroup.mkdir()
     made = World(directory=directory, tree=openclaw_tree(), cgroup=cgroup, control_group=control_group)
     try:

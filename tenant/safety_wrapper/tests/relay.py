@@ -40,7 +40,7 @@ class Relay:
                     verdict = await answer.json() if answer.status == 200 else {"reason": str(answer.status)}
             except aiohttp.ClientError as error:
                 verdict = {"reason": type(error).__name__}
-            print(json.dumps({"ask": {**ask, "nonces": len(nonces)}, "verdict": verdict}), flush=True)
+            print(json.dumps({"ask": ask, "verdict": verdict}), flush=True)
             if verdict.get("admitted") is not True:
                 message = f"not admitted: {verdict['reason']}"
                 return web.json_response({"error": {"code": "not_admitted", "message": message}}, status=503)
