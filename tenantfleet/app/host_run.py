@@ -10,13 +10,7 @@ from tenantfleet.execution.events import RunEvent, TaskEnded, TaskState
 from tenantfleet.execution.invoke import RunRequest, run_playbook
 from tenantfleet.execution.ssh import Answer, ask_host, mint_identity
 from tenantfleet.execution.workspace import Workspace, open_workspace
-from tenantfleet.inventory.render import (
-    FleetHost,
-    group_name,
-    inventory_document,
-    known_hosts_text,
-    ssh_arguments,
-)
+from tenantfleet.inventory.render import FleetHost, host_groups, inventory_document, ssh_arguments
 from tenantfleet.model.errors import (
     EnvironmentMissingError,
     HostUnreachableError,
@@ -87,7 +81,7 @@ class HostRun:
                 playbook=self.project / "playbooks" / playbook,
                 project=self.project,
                 hosts=tuple(target.machine.id for target in targets),
-                inventory=inventory_document(hosts, known_hosts=str(files.known_hosts(targets))),
+                inventory=inventory_document(hosts),
                 last_play=last_play,
                 lock=lock,
                 secrets=tuple(secret for target in targets for secret in target.secrets),
@@ -124,12 +118,6 @@ class _RunFiles:
         self._key = workspace.write_secret("ssh/deploy", identity.private_key)
         workspace.write("ssh/deploy-cert.pub", identity.certificate + "\n")
 
-    def known_hosts(self, targets: tuple[Target, ...]) -> Path:
-        path = self._workspace.root / "known_hosts"
-        if not path.exists():
-            self._workspace.write("known_hosts", known_hosts_text(target.machine for target in targets))
-        return path
-
     def fleet_host(self, target: Target) -> FleetHost:
         enrolled = target.enrolled or self._already_enrolled(target)
         payload = ""
@@ -144,17 +132,20 @@ class _RunFiles:
             "enrol_private_key_file": "" if enrolled else str(self._first_contact_key()),
             "ansible_ssh_private_key_file": str(self._key),
         }
-        return FleetHost(machine=target.machine, groups=host_groups(target), variables=variables)
+        return FleetHost(
+            machine=target.machine,
+            groups=host_groups(target.machine, target.variables.get("tenant")),
+            variables=variables,
+        )
 
     def _already_enrolled(self, target: Target) -> bool:
         """Ask the host itself: a driver that died after the enrolment could not write it down."""
         machine = target.machine
-        known_hosts = self._workspace.write(f"known_hosts.{machine.id}", known_hosts_text([machine]))
         answer, said = ask_host(
             address=machine.address,
             account=DEPLOY_ACCOUNT,
             key_file=self._key,
-            ssh_arguments=ssh_arguments(machine, known_hosts=str(known_hosts)),
+            ssh_arguments=ssh_arguments(machine),
         )
         match answer:
             case Answer.WRONG_HOST_KEY | Answer.UNREACHABLE:
@@ -181,14 +172,6 @@ class _RunFiles:
                 hint="Name it: `tenantfleet init --first-contact-key FILE`.",
             )
         return self._workspace.write("ssh/first_contact", text)
-
-
-def host_groups(target: Target) -> tuple[str, ...]:
-    tenant = target.variables.get("tenant")
-    region = group_name("region", target.machine.region)
-    if tenant is None:
-        return (region, "unclaimed")
-    return (region, group_name("class", tenant["tenant_class"]), "tenants")
 
 
 def unreachable(machine_id: str, reason: str) -> HostUnreachableError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tenantfleet.model.secret import Secret
 
 _PREFIX = "tenantfleet-run-"
+_DETACHED = "tenantfleet-removed-"
 _OWNER = "owner"
 
 
@@ -69,8 +70,11 @@ def open_workspace(memory: Path | None = None) -> Iterator[Workspace]:
 
 def remove_own_workspaces(memory: Path | None = None) -> None:
     """Remove every workspace of this process, because it is about to die in the middle of a run."""
-    for root in (memory or _tmpfs()).glob(f"{_PREFIX}{os.getpid()}-*"):
-        shutil.rmtree(root, ignore_errors=True)
+    base = memory or _tmpfs()
+    for root in base.glob(f"{_PREFIX}{os.getpid()}-*"):
+        detached = base / f"{_DETACHED}{root.name}"
+        root.rename(detached)  # first out of sight of those who still write to it
+        shutil.rmtree(detached, ignore_errors=True)
 
 
 def _remove_orphans(base: Path) -> None:

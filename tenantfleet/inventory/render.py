@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from tenantfleet.model.machine import Machine
 
@@ -21,17 +21,17 @@ class FleetHost:
     variables: dict[str, Any] = field(default_factory=dict)
 
 
-def ssh_arguments(machine: Machine, *, known_hosts: str) -> str:
-    """Options that make ssh believe in this machine's own key or CA only, and in no file of the user's.
+def ssh_arguments(machine: Machine) -> str:
+    """Options that make ssh believe in this machine's own key or CA only, and in nothing of the user's.
 
-    `ssh -F none` and absolute paths: neither ~/.ssh/config nor an agent has a say.
+    Neither ~/.ssh/config nor an agent nor a known_hosts file has a say; what ssh may believe is printed by a command.
     """
     options = {
-        "UserKnownHostsFile": known_hosts,
+        "UserKnownHostsFile": "/dev/null",
         "GlobalKnownHostsFile": "/dev/null",
+        "KnownHostsCommand": f"/bin/echo {machine.known_hosts_line()}",
         "StrictHostKeyChecking": "yes",
         "HostKeyAlias": machine.id,
-        "CheckHostIP": "no",
         "UpdateHostKeys": "no",
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
@@ -40,22 +40,16 @@ def ssh_arguments(machine: Machine, *, known_hosts: str) -> str:
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "3",
     }
-    return shlex.join(
-        ["-F", "none", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
-    )
+    words = ["-F", "none", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
+    return shlex.join(words)
 
 
-def known_hosts_text(machines: Iterable[Machine]) -> str:
-    """A known_hosts file that holds these machines and no other."""
-    return "".join(f"{machine.known_hosts_line()}\n" for machine in machines)
-
-
-def host_variables(host: FleetHost, *, known_hosts: str) -> dict[str, Any]:
+def host_variables(host: FleetHost) -> dict[str, Any]:
     """All variables of one host. The account is not among them: each play names its own."""
     return {
         **host.variables,
         "ansible_host": host.machine.address,
-        "ansible_ssh_common_args": ssh_arguments(host.machine, known_hosts=known_hosts),
+        "ansible_ssh_common_args": ssh_arguments(host.machine),
     }
 
 
@@ -64,12 +58,20 @@ def group_name(kind: str, value: str) -> str:
     return f"{kind}_{value}".replace("-", "_")
 
 
-def inventory_document(hosts: Iterable[FleetHost], *, known_hosts: str) -> dict[str, Any]:
+def host_groups(machine: Machine, tenant: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Groups by region, and by class when a tenant is on it: `tenants`, else `unclaimed`."""
+    region = group_name("region", machine.region)
+    if tenant is None:
+        return (region, "unclaimed")
+    return (region, group_name("class", tenant["tenant_class"]), "tenants")
+
+
+def inventory_document(hosts: Iterable[FleetHost]) -> dict[str, Any]:
     """The inventory of one run, in the form of Ansible's yaml plugin: these hosts and no other."""
     every: dict[str, Any] = {}
     children: dict[str, dict[str, dict[str, Any]]] = {}
     for host in hosts:
-        every[host.machine.id] = host_variables(host, known_hosts=known_hosts)
+        every[host.machine.id] = host_variables(host)
         for group in host.groups:
             children.setdefault(group, {"hosts": {}})["hosts"][host.machine.id] = {}
     return {"all": {"hosts": every, "children": children}}

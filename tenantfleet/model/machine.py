@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, StringConstraints, model_validator
 
 from tenantfleet.model.document import Document
-from tenantfleet.model.order import Region
+from tenantfleet.model.order import Region  # noqa: TC001 - pydantic reads it
 
 MachineId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
@@ -46,9 +46,9 @@ class Machine(Document):
 
     def known_hosts_line(self) -> str:
         """The line of an ssh known_hosts file that accepts this machine, and only it, under its id."""
-        if self.host_ca is not None:
-            return f"@cert-authority {self.id} {self.host_ca}"
-        return f"{self.id} {self.host_key}"
+        marker, key = ("@cert-authority ", self.host_ca) if self.host_ca else ("", self.host_key or "")
+        kind, blob = key.split()[:2]
+        return f"{marker}{self.id} {kind} {blob}"
 
 
 class MachineList(Document):

@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from uuid import UUID
+from uuid import UUID  # noqa: TC003 - pydantic reads it
 
 from pydantic import AwareDatetime, Field, StringConstraints, field_serializer, model_validator
 
