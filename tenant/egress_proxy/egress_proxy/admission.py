@@ -54,12 +54,12 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Ended:
-    """How an admitted call ended; tokens are None when the provider did not tell."""
+    """How an admitted call ended; tokens are 0 when the provider did not tell."""
 
     outcome: str
     status: int
-    input_tokens: int | None
-    output_tokens: int | None
+    input_tokens: int
+    output_tokens: int
     model: str
     redactions: Mapping[str, int]
 

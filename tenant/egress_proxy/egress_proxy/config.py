@@ -93,7 +93,7 @@ def parse_config(document: object) -> Config:
         required={"version", "listen", "providers", "admission_socket"},
         optional={"limits", "redaction"},
     )
-    if top["version"] != VERSION:
+    if type(top["version"]) is not int or top["version"] != VERSION:
         raise ConfigError(f"configuration: version {VERSION} is required")
     host, port = _loopback(_text(top["listen"], "listen"))
     providers = [_provider(entry, index) for index, entry in enumerate(_list(top["providers"], "providers"))]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote, quote_plus
 
+JSON_DEPTH = 4
+
 
 class Encoding(StrEnum):
     PLAIN = "plain"
@@ -46,12 +48,17 @@ def variants(value: str) -> list[Variant]:
 
 
 def _json_escaped(value: str) -> Iterator[Variant]:
-    """Yield what JSON writers make of it, also twice over: JSON inside JSON may be cut off, so unparsable."""
-    for ascii_only in (True, False):
-        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
-        for text in (once, once.replace("/", "\\/")):
-            yield Variant(text, Encoding.JSON)
-            yield Variant(json.dumps(text)[1:-1], Encoding.JSON)
+    """Yield what JSON writers make of it, up to four times over.
+
+    JSON inside JSON that is cut off or mixed with other text cannot be parsed, so its layers stay on.
+    """
+    forms = {value}
+    for _ in range(JSON_DEPTH):
+        escaped = {
+            json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms for ascii_only in (True, False)
+        }
+        forms = escaped | {form.replace("/", "\\/") for form in escaped if "\\/" not in form}
+        yield from (Variant(form, Encoding.JSON) for form in sorted(forms))
 
 
 def _percent_encoded(value: str) -> Iterator[Variant]:

@@ -59,7 +59,7 @@ class Gate:
         except RefusalError as refusal:
             return self._refuse(refusal)
         except Exception as error:  # noqa: BLE001 -- fail closed whatever breaks; the type alone is logged
-            self._log.error("request failed: %s at %s", type(error).__name__, _place(error))  # noqa: TRY400 -- texts may quote
+            self._log.error("request failed: %s at %s", type(error).__name__, _place(error))
             return self._refuse(RefusalError(Reason.INTERNAL, "the proxy failed; nothing was sent"))
 
     def _refuse(self, refusal: RefusalError) -> web.Response:

@@ -12,6 +12,7 @@ from egress_proxy.config import Config, Provider
 from egress_proxy.json_body import NotStrictJsonError, decode_body, parse_json
 from egress_proxy.refusal import Reason, RefusalError
 
+MAX_MODEL_CHARACTERS = 200
 FORWARDED_HEADERS = ("Accept", "User-Agent", "OpenAI-Beta", "HTTP-Referer", "X-Title", "Idempotency-Key")
 
 
@@ -106,6 +107,7 @@ def _checked(document: object) -> dict[str, Any]:
     match document:
         case {"model": str(), "messages": [*messages]} if (
             isinstance(document, dict)
+            and 0 < len(document["model"]) <= MAX_MODEL_CHARACTERS
             and all(map(_has_role, messages))
             and isinstance(document.get("stream"), bool | None)
         ):

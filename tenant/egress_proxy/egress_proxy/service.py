@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,9 @@ def _fixed(config: Config) -> tuple[object, ...]:
     return config.host, config.port, config.admission_socket, config.limits.upstream_timeout_s
 
 
-async def serve(config: Config, load: Load, ready: Callable[[Service, int], None]) -> None:
-    """Serve until SIGTERM or SIGINT; ``ready`` hears the port once it listens and the first test is over."""
-    service = Service(load)
+@asynccontextmanager
+async def listening(config: Config, service: Service) -> AsyncIterator[int]:
+    """Load, test and serve until the block ends; yield the port in use."""
     await service.reload()
     admission = DaemonAdmission(config.admission_socket)
     upstream = Upstream(lambda: service.current().credentials, silence_s=config.limits.upstream_timeout_s)
@@ -144,13 +145,20 @@ async def serve(config: Config, load: Load, ready: Callable[[Service, int], None
     testing = asyncio.create_task(service.keep_testing())
     try:
         await web.TCPSite(runner, config.host, config.port).start()
-        ready(service, runner.addresses[0][1])
-        await _until_stopped(service)
+        yield runner.addresses[0][1]
     finally:
         testing.cancel()
         await runner.cleanup()
         await admission.close()
         await upstream.close()
+
+
+async def _serve(load: FixedAtStart) -> None:
+    service = Service(load)
+    async with listening(load.first, service) as port:
+        state = "ready" if service.metrics.selftest_ok else "closed"
+        log.info("listening on port %d, %s, %d registered", port, state, service.metrics.registry_entries)
+        await _until_stopped(service)
 
 
 async def _until_stopped(service: Service) -> None:
@@ -175,7 +183,7 @@ def _log_type_only(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 def main() -> None:
-    """Run the proxy; exit status 2 means that the configuration file is refused."""
+    """Run the proxy; exit status 1 means that the configuration file is refused."""
     parser = argparse.ArgumentParser(prog="egress_proxy")
     parser.add_argument("--config", required=True, type=Path)
     config_path = parser.parse_args().config
@@ -186,9 +194,4 @@ def main() -> None:
         load = FixedAtStart(config_path, Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")))
     except ConfigError as error:
         sys.exit(f"egress_proxy: {error}")
-    asyncio.run(serve(load.first, load, _announce))
-
-
-def _announce(service: Service, port: int) -> None:
-    state = "ready" if service.metrics.selftest_ok else "closed"
-    log.info("listening on port %d, %s, %d registered", port, state, service.metrics.registry_entries)
+    asyncio.run(_serve(load))

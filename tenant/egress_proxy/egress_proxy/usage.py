@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
+MAX_MODEL_CHARACTERS = 200
+MAX_TOKENS = 2**40
 
 
 @dataclass
 class Usage:
-    """Tokens as the provider reports them; None until it does."""
+    """Tokens as the provider reports them, 0 until it does."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
     model: str | None = None
 
     def read(self, document: Any) -> None:  # noqa: ANN401 -- a JSON document
@@ -20,10 +22,15 @@ class Usage:
         if not isinstance(document, dict):
             return
         if isinstance(document.get("model"), str):
-            self.model = document["model"]
+            self.model = document["model"][:MAX_MODEL_CHARACTERS]
         match document.get("usage"):
-            case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
-                self.input_tokens, self.output_tokens = prompt, completion
+            case {"prompt_tokens": prompt, "completion_tokens": completion}:
+                if _is_count(prompt) and _is_count(completion):
+                    self.input_tokens, self.output_tokens = prompt, completion
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_TOKENS
 
 
 def _loads(data: bytes) -> Any:  # noqa: ANN401 -- a JSON document
