@@ -1,0 +1,123 @@
+"""One lab host under `roles/baseline`, converged through ansible-playbook as an operator would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
+
+PLAY = """
+- hosts: all
+  gather_facts: false
+  become: true
+  roles: [baseline]
+  post_tasks:
+    - name: Hand the resolved table to the test
+      ansible.builtin.copy:
+        content: "{{ {'rows': __baseline_egress_rows, 'uids': __baseline_uids} | to_json }}"
+        dest: "{{ playbook_dir }}/rows.json"
+        mode: "0644"
+      delegate_to: localhost
+      become: false
+      check_mode: false
+"""
+
+
+def lab(*argv: str) -> str:
+    """Run the lab's command line; its own message explains a failure."""
+    done = subprocess.run([sys.executable, "-m", "lab.cli", *argv], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, f"lab {' '.join(argv)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    returncode: int
+    output: str
+
+    def count(self, word: str) -> int:
+        """Return a figure of the recap's only line, as in `changed=3`."""
+        recap = self.output.rpartition("PLAY RECAP")[2]
+        return int(recap.partition(f"{word}=")[2].split()[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinedHost:
+    """A host's name in the lab, a directory of our own, and what the role is told."""
+
+    name: str
+    directory: Path
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    def make_authority(self, name: str = "ca") -> str:
+        """Make an SSH authority that certifies our key for tf-deploy and tf-ops; return its public line."""
+        authority, key = self.directory / name, self.directory / "login"
+        if not key.exists():
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", authority], check=True)
+        return authority.with_suffix(".pub").read_text().strip()
+
+    def certify(self, *, principals: str = "tf-deploy,tf-ops", authority: str = "ca") -> None:
+        key = self.directory / "login.pub"
+        subprocess.run(
+            ["ssh-keygen", "-q", "-s", self.directory / authority, "-I", "test", "-n", principals, "-V", "-5m:+2h", key],
+            check=True,
+        )
+
+    def converge(self, *, user: str = "tf-deploy", check: bool = False, **variables: object) -> Run:
+        """Apply the role as `user`; further variables win over everything, as `-e` does."""
+        key = LAB / "keys/client" if user == "debian" else self.directory / "login"
+        inventory = {
+            "all": {
+                "hosts": {self.name: {}},
+                "vars": {
+                    "ansible_user": user,
+                    "ansible_ssh_private_key_file": str(key),
+                    "ansible_ssh_common_args": f"-F {LAB}/ssh_config",
+                    "baseline_proof_key_path": str(self.directory / "login"),
+                    **self.variables,
+                },
+            }
+        }
+        (self.directory / "inventory.yml").write_text(yaml.safe_dump(inventory))
+        (self.directory / "play.yml").write_text(PLAY)
+        argv = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(self.directory / "inventory.yml")]
+        argv += ["--check", "--diff"] if check else []
+        argv += ["-e", json.dumps(variables), str(self.directory / "play.yml")]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        # a control socket of our own: its path has a limit of some hundred characters
+        environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(self.directory / "cp")
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+        return Run(returncode=done.returncode, output=done.stdout + done.stderr)
+
+    def ssh(self, *command: str, user: str = "tf-deploy", stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Log in over a connection of its own; nothing is shared with a session that is still open."""
+        key = LAB / "keys/client" if user == "debian" else self.directory / "login"
+        argv = ["ssh", "-F", str(LAB / "ssh_config"), "-o", "ControlPath=none", "-o", "BatchMode=yes"]
+        argv += ["-o", "ConnectTimeout=5", "-i", str(key), f"{user}@{self.name}", *command]
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=300)
+
+    def python(self, program: str, *arguments: str) -> Any:  # noqa: ANN401 - what the program printed as JSON
+        """Run a program as root on the host and return the JSON that it prints."""
+        done = self.ssh("sudo", "-n", "/usr/bin/python3", "-", *arguments, stdin=program)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def wait_for_login(self, user: str, within_s: float) -> float:
+        """Return the seconds until a fresh login and sudo work."""
+        start = time.monotonic()
+        while (spent := time.monotonic() - start) < within_s:
+            if self.ssh("sudo -n true", user=user).returncode == 0:
+                return time.monotonic() - start
+        message = f"{user} could not log in within {spent:.0f} s"
+        raise AssertionError(message)
