@@ -71,10 +71,10 @@ def build_debian_root(pin: DebianPin, *, hook: Path, out: Path) -> None:
         ReleaseError: mmdebstrap failed.
         MissingProgramError: it is not installed and cannot be.
     """
-    ensure_programs(["mmdebstrap"])
+    ensure_programs("mmdebstrap")
     options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     argv = [
-        *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar", "--skip=output/dev"),
+        *("mmdebstrap", "--quiet", "--variant=essential", "--format=tar", "--skip=output/dev,cleanup/run"),
         *(f"--include={','.join(pin.packages)}", *options, f"--customize-hook={hook}"),
         *(pin.suite, str(out), *machine_mirrors().sources(pin.suite)),
     ]

@@ -60,7 +60,7 @@ def build_image(root: Path, *, cache: Path, report: Report = lambda _: None) -> 
     )
 
     def build(target: Path) -> None:
-        ensure_programs(["zstd"])
+        ensure_programs("zstd")
         tree = openclaw_tree(root, cache=cache, report=report)
         debian = _debian_root(source, pin, cache=cache, report=report)
         report("compressing the layers")

@@ -1,19 +1,15 @@
-"""Debian programs that a build calls."""
+"""Debian programs that a build calls; each is named like the package that brings it."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
 
 from tenantfleet.release.errors import MissingProgramError, ReleaseError
 
-# program: the Debian package that brings it
-PACKAGES = {"mmdebstrap": "mmdebstrap", "skopeo": "skopeo", "zstd": "zstd"}
 
-
-def ensure_programs(programs: Iterable[str]) -> None:
+def ensure_programs(*programs: str) -> None:
     """Install what is missing, as root on Debian; MissingProgramError with the command to run otherwise."""
-    missing = sorted(PACKAGES[program] for program in programs if shutil.which(program) is None)
+    missing = sorted(program for program in programs if shutil.which(program) is None)
     if not missing:
         return
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]

@@ -64,7 +64,7 @@ def push_image(layout: Layout, image: Image, repository: str, *, ca_file: Path |
         DigestMismatchError: the layout holds another image, or the registry kept another one.
         ReleaseError: the registry refuses.
     """
-    ensure_programs(["skopeo"])
+    ensure_programs("skopeo")
     if layout.image() != image:
         raise DigestMismatchError(
             f"{layout.directory} holds {layout.image().sha256}, not {image.sha256}: build again"
