@@ -52,7 +52,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @dataclass(frozen=True)
 class Prober:
-    """Speaks to the daemon as root; ``enter`` is the prefix that runs a command in the gateway's container."""
+    """Speaks to the daemon as root; ``enter`` is the prefix that runs a command in the container."""
 
     status_socket: Path
     enter: Sequence[str]

@@ -1,4 +1,4 @@
-"""A guarded tenant without its host: real gateway, real daemon, real plugin, scripted model, own namespaces."""
+"""A guarded tenant without its host: real gateway, daemon and plugin, scripted model, own namespaces."""
 
 import contextlib
 import hashlib
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ echo 'openclaw:x:2101:2101::/var/lib/openclaw:/bin/sh' >> etc/passwd
 printf 'root:x:0:\\nopenclaw:x:2101:\\n' > etc/group
 printf '127.0.0.1 localhost\\n' > etc/hosts
 mount -o remount,ro "$ROOT"
-exec chroot "$ROOT" setpriv --reuid=2101 --regid=2101 --clear-groups --no-new-privs --bounding-set=-all -- "$@"
+exec chroot "$ROOT" setpriv --reuid=2101 --regid=2101 --clear-groups --no-new-privs --bounding-set=-all \
+  -- "$@"
 """
 
 
@@ -250,9 +252,9 @@ class World:
 
     def start_network(self) -> None:
         self.holder = self._spawn(["unshare", "--net", "--", "sleep", "infinity"], "holder.log")
-        mine = os.stat("/proc/self/ns/net").st_ino
-        theirs = f"/proc/{self.holder.pid}/ns/net"
-        wait_until(lambda: os.stat(theirs).st_ino != mine, seconds=20, what="a network namespace")
+        mine = Path("/proc/self/ns/net").stat().st_ino
+        theirs = Path(f"/proc/{self.holder.pid}/ns/net")
+        wait_until(lambda: theirs.stat().st_ino != mine, seconds=20, what="a network namespace")
         subprocess.run(self.in_network("ip", "link", "set", "lo", "up"), check=True)
 
     def start_services(self) -> None:
@@ -265,7 +267,7 @@ class World:
             self._spawn(self.in_network(sys.executable, *relay, str(EGRESS), str(EGRESS)), "relay.log")
         )
         for port in (MODEL_PORT, EGRESS_PORT):
-            wait_until(lambda port=port: self.listens(port), seconds=60, what=f"port {port}")
+            wait_until(partial(self.listens, port), seconds=60, what=f"port {port}")
 
     def listens(self, port: int) -> bool:
         assert self.holder is not None
@@ -341,7 +343,7 @@ class World:
         return int(children[0])
 
     def inside(self, *argv: str, **environment: str) -> list[str]:
-        """Return the command that runs ``argv`` as the agent's user beside the gateway, like ``podman exec``."""
+        """Return the command that runs ``argv`` as the agent beside the gateway, like ``podman exec``."""
         variables = [f"{key}={value}" for key, value in {**ENVIRONMENT, **environment}.items()]
         enter = ["nsenter", "-t", str(self.gateway_pid), "--net", "--mount", "--pid", "--root", "--wd"]
         drop = ["setpriv", "--reuid=2101", "--regid=2101", "--clear-groups", "--no-new-privs", "--"]
@@ -368,7 +370,7 @@ class World:
 
     def stop_gateway(self) -> None:
         if self.gateway is not None:
-            # Pid 1 of the namespace takes all of it along. (--kill-child does not survive the change of user.)
+            # Pid 1 takes its namespace along. (--kill-child does not survive the change of user.)
             with contextlib.suppress(ProcessLookupError, IndexError):
                 os.kill(self.gateway_pid, signal.SIGKILL)
             self.gateway.wait(30)

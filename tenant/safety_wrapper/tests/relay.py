@@ -1,7 +1,7 @@
 """The least egress proxy that keeps the admission contract: strips nonces, asks, relays or sinks.
 
-Run: ``relay.py PORT UPSTREAM_URL ADMISSION_SOCKET UID GID``. The product's own proxy is tested beside it; this one
-shows that the wrapper's side of the contract suffices.
+Run: ``relay.py PORT UPSTREAM_URL ADMISSION_SOCKET UID GID``. It stands in for the product's
+proxy, so that a failure here is the wrapper's.
 """
 
 import asyncio
@@ -40,7 +40,8 @@ class Relay:
                     verdict = await answer.json() if answer.status == 200 else {"reason": str(answer.status)}
             except aiohttp.ClientError as error:
                 verdict = {"reason": type(error).__name__}
-            print(json.dumps({"ask": ask, "verdict": verdict}), flush=True)
+            sys.stdout.write(json.dumps({"ask": ask, "verdict": verdict}) + "\n")
+            sys.stdout.flush()
             if verdict.get("admitted") is not True:
                 message = f"not admitted: {verdict['reason']}"
                 return web.json_response({"error": {"code": "not_admitted", "message": message}}, status=503)

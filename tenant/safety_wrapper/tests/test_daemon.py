@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ POLICY: dict[str, Any] = {
     "ask_timeout_s": 1,
     "limits": {"tool_calls_per_minute": 100, "llm_calls_per_minute": 100, "llm_calls_per_run": 100},
 }
-# A peer: obeys lines "METHOD PATH BODY" on its input, answers each with one line. It is a shell's child in no way.
+# A peer: obeys each line [method, path, body] on its input and answers it with one line.
 PEER = """
 import http.client, json, os, socket, sys
 path, uid = sys.argv[1], int(sys.argv[2])
@@ -54,7 +55,7 @@ CONTAINER = ("unshare", "--mount-proc", "--pid", "--fork", "--")
 
 
 class Peer:
-    """A process that speaks to one socket under a uid of its own, in a cgroup and a pid namespace if told so."""
+    """A process that speaks to one socket, under a uid, in a cgroup and a pid namespace of its own."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Peer:
     ) -> None:
         argv = [*wrap, "/usr/bin/python3", "-c", PEER, str(socket_path), str(uid), *map(str, groups)]
         if cgroup is not None:
-            script = f"echo $$ > {cgroup}/cgroup.procs; exec \"$@\""
+            script = f'echo $$ > {cgroup}/cgroup.procs; exec "$@"'
             argv = ["sh", "-c", script, "sh", *argv]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -103,14 +104,13 @@ class Host:
     control_group: str
     plugin: Path
     daemon: subprocess.Popen[bytes] | None = None
-    peers: list[Peer] | None = None
+    peers: list[Peer] = field(default_factory=list)
 
     def path(self, name: str) -> Path:
         return self.folder / name / f"{name}.sock"
 
     def peer(self, name: str, uid: int, *groups: int, **options: Any) -> Peer:  # noqa: ANN401 -- Peer's options
         peer = Peer(self.path(name), uid, *groups, **options)
-        assert self.peers is not None
         self.peers.append(peer)
         return peer
 
@@ -179,10 +179,14 @@ class Host:
     def log(self) -> str:
         return (self.folder / "daemon.log").read_text()
 
-    def stop(self) -> None:
-        for peer in self.peers or []:
+    def dismiss_peers(self) -> None:
+        for peer in self.peers:
             if peer.process.poll() is None:
                 peer.kill()
+        self.peers.clear()
+
+    def stop(self) -> None:
+        self.dismiss_peers()
         if self.daemon is not None:
             self.daemon.terminate()
             self.daemon.wait(20)
@@ -190,6 +194,28 @@ class Host:
 
 @pytest.fixture
 def host() -> Iterator[Host]:
+    """A host of the test's own, its daemon not started yet."""
+    with new_host() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Host]:
+    with new_host() as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def running(started: Host) -> Iterator[Host]:
+    """A host with a daemon that tests share; they leave it as they found it."""
+    yield started
+    started.dismiss_peers()
+    wait_until(lambda: started.status()["gateway_pid"] is None, seconds=20, what="no gateway")
+
+
+@contextmanager
+def new_host() -> Iterator[Host]:
     with tempfile.TemporaryDirectory(prefix="tf-wrapper-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -200,7 +226,7 @@ def host() -> Iterator[Host]:
         control_group = f"{own_control_group().rstrip('/')}/{folder.name}"
         cgroup = unified_cgroup() / control_group.lstrip("/")
         cgroup.mkdir()
-        made = Host(folder, cgroup, control_group, install_plugin(folder, "pinned"), peers=[])
+        made = Host(folder, cgroup, control_group, install_plugin(folder, "pinned"))
         made.write_properties()
         made.write_policy()
         (folder / "tenant.json").write_text('{"autonomy": "standard"}')
@@ -300,28 +326,25 @@ def of_another_user(host: Host) -> Peer:
     "start", [nested, child_of_first, outside_any_namespace, outside_the_cgroup, of_another_user]
 )
 def test_only_the_first_process_of_the_units_container_is_heard(
-    host: Host, start: Callable[[Host], Peer]
+    running: Host, start: Callable[[Host], Peer]
 ) -> None:
-    host.start()
-    assert start(host).ask("POST", "/v1/runs", run()) == (403, {"error": "not_allowed"})
-    assert host.status()["runs_live"] == 0
+    assert start(running).ask("POST", "/v1/runs", run()) == (403, {"error": "not_allowed"})
+    assert running.status()["runs_live"] == 0
 
 
-def test_the_sockets_themselves_keep_others_out(host: Host) -> None:
-    host.start()
-    assert host.peer("plugin", STRANGER).ask("POST", "/v1/runs", run())[0] == 0
-    assert host.peer("admission", OPENCLAW, OPENCLAW).ask("POST", "/v1/admissions", admission())[0] == 0
-    assert host.peer("admission", OPENCLAW, EGRESS).ask("POST", "/v1/admissions", admission())[0] == 403
-    assert [oct(host.path(name).stat().st_mode)[-3:] for name in ("plugin", "admission", "status")] == [
+def test_the_sockets_themselves_keep_others_out(running: Host) -> None:
+    assert running.peer("plugin", STRANGER).ask("POST", "/v1/runs", run())[0] == 0
+    assert running.peer("admission", OPENCLAW, OPENCLAW).ask("POST", "/v1/admissions", admission())[0] == 0
+    assert running.peer("admission", OPENCLAW, EGRESS).ask("POST", "/v1/admissions", admission())[0] == 403
+    assert [oct(running.path(name).stat().st_mode)[-3:] for name in ("plugin", "admission", "status")] == [
         "660",
         "660",
         "666",
     ]
 
 
-def test_each_reader_of_the_status_may_do_its_part_and_no_more(host: Host) -> None:
-    host.start()
-    link, ops, stranger = (host.peer("status", uid) for uid in (LINK, OPS, STRANGER))
+def test_each_reader_of_the_status_may_do_its_part_and_no_more(running: Host) -> None:
+    link, ops, stranger = (running.peer("status", uid) for uid in (LINK, OPS, STRANGER))
     assert [peer.ask("GET", "/v1/status")[0] for peer in (link, ops, stranger)] == [200, 200, 403]
     assert [peer.ask("POST", "/v1/canaries")[0] for peer in (link, ops, stranger)] == [403, 403, 403]
     target, body = "/v1/approvals/x/decision", {"decision": "allow", "approver": "a"}
@@ -435,9 +458,8 @@ def kill_namespace_of(peer: Peer) -> None:
         os.kill(int(pid), signal.SIGKILL)
 
 
-def test_a_model_call_waits_a_moment_for_the_report_that_frees_its_run(host: Host) -> None:
-    host.start()
-    gateway, proxy = host.gateway(), host.proxy()
+def test_a_model_call_waits_a_moment_for_the_report_that_frees_its_run(running: Host) -> None:
+    gateway, proxy = running.gateway(), running.proxy()
     nonce = begin_run(gateway)
     gateway.ask("POST", "/v1/tool-calls", call("read"))
     proxy.send("POST", "/v1/admissions", admission(nonce))
@@ -446,9 +468,8 @@ def test_a_model_call_waits_a_moment_for_the_report_that_frees_its_run(host: Hos
     assert proxy.receive()[1]["admitted"] is True
 
 
-def test_a_run_in_a_tool_is_refused_after_that_moment(host: Host) -> None:
-    host.start()
-    gateway, proxy = host.gateway(), host.proxy()
+def test_a_run_in_a_tool_is_refused_after_that_moment(running: Host) -> None:
+    gateway, proxy = running.gateway(), running.proxy()
     nonce = begin_run(gateway)
     gateway.ask("POST", "/v1/tool-calls", call("read"))
     assert proxy.ask("POST", "/v1/admissions", admission(nonce))[1]["reason"] == "run_in_tool"
@@ -474,21 +495,19 @@ def test_a_canary_turn_is_denied_sunk_and_recorded(host: Host) -> None:
     assert host.root("GET", record)[1] == {**whole, "passed": True}
 
 
-def test_a_canary_serves_one_run_and_an_unknown_one_goes_upstream(host: Host) -> None:
-    host.start()
-    gateway, proxy = host.gateway(), host.proxy()
-    canary = host.root("POST", "/v1/canaries")[1]["canary"]
+def test_a_canary_serves_one_run_and_an_unknown_one_goes_upstream(running: Host) -> None:
+    gateway, proxy = running.gateway(), running.proxy()
+    canary = running.root("POST", "/v1/canaries")[1]["canary"]
     first, second = begin_run(gateway, "first"), begin_run(gateway, "second")
     ask = [admission(first, canaries=(canary,)), admission(second, canaries=(canary, "tfcanary-unknown"))]
     routes = [proxy.ask("POST", "/v1/admissions", body)[1]["route"] for body in ask]
     assert routes == ["sink", "upstream"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [None, [], {}, {**run(), "extra": 1}, {**run(), "run_id": 7}, {**run(), "run_id": ""}],
-)
-def test_a_malformed_request_is_refused_and_changes_nothing(host: Host, body: object) -> None:
-    host.start()
-    assert host.gateway().ask("POST", "/v1/runs", body)[0] == 400
-    assert host.status()["runs_live"] == 0
+def test_a_malformed_request_is_refused_and_changes_nothing(running: Host) -> None:
+    gateway = running.gateway()
+    changes: list[dict[str, object]] = [{"extra": 1}, {"run_id": 7}, {"run_id": ""}]
+    bodies: list[object] = [None, [], {}, *({**run(), **change} for change in changes)]
+    for body in bodies:
+        assert gateway.ask("POST", "/v1/runs", body)[0] == 400, body
+    assert running.status()["runs_live"] == 0

@@ -1,4 +1,4 @@
-"""The wrapper on the real gateway: a guarded turn works, and every way around the guard ends without a model."""
+"""The wrapper on the real gateway: a guarded turn works, every way around the guard has no model."""
 
 import json
 import shutil
@@ -29,7 +29,10 @@ THROWING = 'export default { id: "safety-wrapper", name: "x", register() { throw
 @pytest.fixture(scope="module")
 def made() -> Iterator[World]:
     # Not below pytest's own folder: the daemon and the gateway run as users that may not look into it.
-    with tempfile.TemporaryDirectory(prefix="tf-wrapper-", dir="/var/tmp") as folder, world(Path(folder)) as prepared:
+    with (
+        tempfile.TemporaryDirectory(prefix="tf-wrapper-", dir="/var/tmp") as folder,
+        world(Path(folder)) as prepared,
+    ):
         yield prepared
 
 
@@ -68,7 +71,7 @@ def assert_model_saw_nothing(tenant: World, before: int) -> None:
 
 
 def replay(tenant: World, nonce: str) -> str:
-    """Call the relay as an agent's child could: with the local bearer and a nonce that it has read somewhere."""
+    """Call the relay as an agent's child could, with a nonce that it has read somewhere."""
     body = {
         "model": "lab-1",
         "messages": [
@@ -110,7 +113,9 @@ def test_a_denied_call_does_not_run_and_the_model_is_told_why(tenant: World) -> 
 
 
 def test_an_ask_waits_and_is_denied_at_its_timeout(tenant: World) -> None:
-    asked = threading.Thread(target=tenant.turn, args=(exec_step("publish it; touch asked"),), kwargs={"session": "asked"})
+    asked = threading.Thread(
+        target=tenant.turn, args=(exec_step("publish it; touch asked"),), kwargs={"session": "asked"}
+    )
     asked.start()
     try:
         wait_until(lambda: tenant.status()["approvals"]["waiting"], seconds=60, what="a waiting question")
@@ -211,7 +216,8 @@ def test_a_child_that_speaks_the_protocol_perfectly_is_refused(tenant: World) ->
         "body = json.dumps({'run_id': 'x', 'agent_id': 'main', 'session_key': 's', 'trigger': 'user'})\n"
         "s = socket.socket(socket.AF_UNIX)\n"
         "s.connect('/run/tf-wrapper/plugin/plugin.sock')\n"
-        "s.sendall(f'POST /v1/runs HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}'.encode())\n"
+        "head = f'POST /v1/runs HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n'\n"
+        "s.sendall((head + body).encode())\n"
         "open('spoken', 'wb').write(s.recv(65536))\n"
     )
     workspace(tenant, "speak.py").write_text(script)
@@ -224,9 +230,16 @@ def test_a_child_that_speaks_the_protocol_perfectly_is_refused(tenant: World) ->
 def test_a_child_cannot_switch_the_plugin_off(tenant: World) -> None:
     command = f"/opt/node/bin/node {ENTRY} plugins disable safety-wrapper > off 2>&1; echo $? >> off"
     tenant.turn(exec_step(command), session="off")
-    assert workspace(tenant, "off").read_text().splitlines()[-1] != "0"
+    wait_until(lambda: exit_code(tenant, "off"), seconds=120, what=f"the command's end\n{tenant.story()}")
+    assert exit_code(tenant, "off") != "0", workspace(tenant, "off").read_text()
     tenant.turn(exec_step("touch after-off; rm -rf nothing"), session="after-off")
     assert not workspace(tenant, "after-off").exists()
+
+
+def exit_code(tenant: World, name: str) -> str:
+    """Return the last line of what a child wrote, "" until that is a number."""
+    lines = workspace(tenant, name).read_text().splitlines() if workspace(tenant, name).exists() else []
+    return lines[-1] if lines and lines[-1].isdecimal() else ""
 
 
 def test_an_own_openclaw_process_gets_no_model(tenant: World) -> None:

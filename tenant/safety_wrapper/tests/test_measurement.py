@@ -88,7 +88,7 @@ def test_the_digest_does_not_depend_on_place_or_time(plugin: Path, tmp_path: Pat
 
 
 def test_the_digest_is_the_contracts_formula(plugin: Path) -> None:
-    # printf 'index.js\000'; printf '0644\000'; printf "%s\n" "$(printf x | sha256sum | cut -c-64)"; … | sha256sum
+    # printf 'index.js\\000'; printf '0644\\000'; printf '%s\\n' "$(printf x | sha256sum | cut -c-64)"; …
     assert hash_plugin(plugin) == "c26354ed7e9ccafd5e3f19ac7f2a021d82c63f6d220c7870b85761ea52a8666e"
 
 
@@ -134,7 +134,9 @@ def test_a_link_on_the_way_is_refused(plugin: Path, tmp_path: Path) -> None:
 
 
 def test_systemds_properties_are_read_and_a_missing_one_is_an_error() -> None:
-    text = "ExecStart={ a }\nExecStart={ b }\nInvocationID=i\nActiveState=active\nControlGroup=/system.slice/o\n"
+    text = (
+        "ExecStart={ a }\nExecStart={ b }\nInvocationID=i\nActiveState=active\nControlGroup=/system.slice/o\n"
+    )
     facts = parse_properties(text)
     assert facts.exec_start == "{ a }\n{ b }", "every command of the unit counts"
     assert facts.control_group == "/system.slice/o"
