@@ -1,8 +1,10 @@
 """The entropy layer: long words that look drawn at random."""
 
 import math
+import string
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 import re2  # type: ignore[import-untyped]
 
@@ -14,6 +16,9 @@ MIN_CHARACTERS = 20
 # Below log2(MIN_CHARACTERS) = 4.3: above it the shortest words could never be found.
 MIN_BITS = 3.7
 _WORD = re2.compile(r"[A-Za-z0-9+/_=-]{20,}")
+_WORD_IN_BYTES = re2.compile(rb"[A-Za-z0-9+/_=-]{20,}")  # RE2's own tongue: no positions to convert
+_DIGITS = frozenset("0123456789")
+_LETTERS = frozenset(string.ascii_letters)
 _HEX_OR_UUID = re2.compile(r"(?i)[0-9a-f-]+")
 _DIGEST = re2.compile(r"(?i)(?:sha(?:1|256|384|512)|md5|h1)[-:=].*")
 _READABLE = re2.compile(
@@ -29,23 +34,27 @@ class EntropyLayer:
     def __init__(self, placeholders: Placeholders) -> None:
         self._placeholders = placeholders
 
-    def may_occur_in(self, text: str) -> bool:
-        return any(is_random(word) for word in {*_WORD.findall(text)})
+    def random_words(self, data: bytes) -> frozenset[str]:
+        """Return the words in ``data`` (UTF-8) that look random."""
+        words = {word.decode() for word in _WORD_IN_BYTES.findall(data)}
+        return frozenset(word for word in words if is_random(word))
 
-    def spans(self, text: str) -> Iterator[Span]:
+    def spans(self, text: str, words: frozenset[str]) -> Iterator[Span]:
+        """Yield where ``words`` stand in ``text``."""
+        if not any(word in text for word in words):
+            return
         for match in _WORD.finditer(text):
             word = match.group()
-            if is_random(word):
+            if word in words:
                 start, end = match.span()
                 yield Span(start, end, Layer.ENTROPY, RULE, self._placeholders.make(RULE, word))
 
 
+@lru_cache(maxsize=8192)  # a conversation grows: each turn brings the words of all turns before
 def is_random(word: str) -> bool:
     """Return whether ``word`` looks like a key rather than like a name, a path, a digest or an identifier."""
     core = word.strip("=-_/+")
-    if len(core) < MIN_CHARACTERS or core.isalpha() or not any(letter.isalpha() for letter in core):
-        return False
-    if not any(letter.isdecimal() for letter in core):
+    if len(core) < MIN_CHARACTERS or _DIGITS.isdisjoint(core) or _LETTERS.isdisjoint(core):
         return False
     if _HEX_OR_UUID.fullmatch(core) or _DIGEST.fullmatch(core) or _READABLE.fullmatch(core):
         return False

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from egress_proxy.entropy import EntropyLayer
 from egress_proxy.json_body import serialise
@@ -49,10 +50,10 @@ class _Suspicion:
     exact: bool
     rules: Sequence[Rule]
     structural: bool
-    entropy: bool
+    random_words: frozenset[str]
 
     def __bool__(self) -> bool:
-        return self.exact or bool(self.rules) or self.structural or self.entropy
+        return self.exact or bool(self.rules) or self.structural or bool(self.random_words)
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,14 @@ class Redactor:
     def _suspect(self, leaves: Sequence[Leaf]) -> _Suspicion:
         keys = {leaf.text for leaf in leaves if leaf.is_key}
         values = (leaf.text for leaf in leaves if not leaf.is_key and not _is_opaque(leaf))
-        text = SEPARATOR.join((*keys, *values))
-        visible = text.encode()
+        visible = SEPARATOR.join((*keys, *values)).encode()
         opaque = SEPARATOR.join(leaf.text for leaf in leaves if _is_opaque(leaf)).encode()
         return _Suspicion(
             exact=self.exact.occurs_in(visible) or self.exact.occurs_in(opaque),
             rules=self.patterns.candidates(visible),
             structural=self.structural is not None
-            and (any(map(is_secret_key, keys)) or self.structural.may_occur_in(text)),
-            entropy=self.entropy is not None and self.entropy.may_occur_in(text),
+            and (any(map(is_secret_key, keys)) or self.structural.occurs_in(visible)),
+            random_words=self.entropy.random_words(visible) if self.entropy else frozenset(),
         )
 
     def _clean(self, leaf: Leaf, suspicion: _Suspicion, matches: Matches) -> str:
@@ -125,10 +125,10 @@ class Redactor:
             return
         if self.structural and suspicion.structural:
             yield from self.structural.spans(leaf.text, _nearest_key(leaf.path))
-        if self.entropy and suspicion.entropy:
-            yield from self.entropy.spans(leaf.text)
+        if self.entropy:
+            yield from self.entropy.spans(leaf.text, suspicion.random_words)
 
-    @property
+    @cached_property
     def _names(self) -> frozenset[str]:
         return self.exact.names | self.patterns.names | StructuralLayer.names | EntropyLayer.names
 

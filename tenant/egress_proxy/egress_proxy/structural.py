@@ -28,10 +28,12 @@ _ENDINGS = (
     "authorization",
     "setcookie",
 )
-_ASSIGNMENT = re2.compile(
+_ASSIGNMENT_PATTERN = (
     r"""(?i)(?:password|passwd|passphrase|secret|secret[_-]?key|api[_-]?key|access[_-]?key|private[_-]?key|"""
     r"""token|credentials?)\\?["']?[ \t]{0,4}(?:=|:|=>|:=)[ \t]{0,4}\\?["']?([^\s"'\\,;(){}<>\[\]$]{6,256})"""
 )
+_ASSIGNMENT = re2.compile(_ASSIGNMENT_PATTERN)
+_ASSIGNMENT_IN_BYTES = re2.compile(_ASSIGNMENT_PATTERN.encode())  # RE2's own tongue: no positions to convert
 
 
 class StructuralLayer:
@@ -40,8 +42,9 @@ class StructuralLayer:
     def __init__(self, placeholders: Placeholders) -> None:
         self._placeholders = placeholders
 
-    def may_occur_in(self, text: str) -> bool:
-        return _ASSIGNMENT.search(text) is not None
+    def occurs_in(self, data: bytes) -> bool:
+        """Return whether ``data`` (UTF-8) holds an assignment to redact."""
+        return any(_looks_chosen(value.decode()) for value in _ASSIGNMENT_IN_BYTES.findall(data))
 
     def spans(self, text: str, key: str | None) -> Iterator[Span]:
         """Yield the whole text under a key that names a secret, else values of assignments inside it."""
