@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from safety_wrapper.config import load_config
 from safety_wrapper.measurement import UnmeasuredError, hash_plugin
 from safety_wrapper.policy import load_policy
 from safety_wrapper.prober import Prober
@@ -48,12 +49,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     return _daemon(arguments.config)
 
 
-def _daemon(config: Path) -> int:
+def _daemon(path: Path) -> int:
+    config = load_config(path)
     # Imported late: the other commands run where aiohttp is not installed.
-    from safety_wrapper.config import load_config  # noqa: PLC0415 -- see above
     from safety_wrapper.daemon import run_daemon  # noqa: PLC0415 -- see above
 
-    run_daemon(load_config(config))
+    run_daemon(config)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 OPENCLAW = ("/opt/node/bin/node", "/opt/openclaw/node_modules/openclaw/openclaw.mjs")
 SHORT_S = 10.0
+READY_S = 3.0
 RETRY_S = 1.0
 KILL_AFTER_S = 5.0
 TEXT_KEPT = 300
@@ -99,7 +100,7 @@ class Prober:
             time.sleep(RETRY_S)
 
     def _gateway_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway_port, timeout=SHORT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway_port, timeout=READY_S)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == http.client.OK

@@ -32,7 +32,7 @@ def test_the_stock_policy_is_valid_and_an_invalid_one_is_refused_in_words(tmp_pa
     (tmp_path / "policy.json").write_text('{"version": 1}')
     done = run("check-policy", str(tmp_path / "policy.json"))
     assert (done.returncode, done.stdout) == (78, "")
-    assert "policy lacks default" in done.stderr
+    assert "policy lacks ask_timeout_s, default" in done.stderr
 
 
 def test_a_canary_without_a_daemon_or_gateway_fails_and_says_so(tmp_path: Path) -> None:
