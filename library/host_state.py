@@ -7,18 +7,17 @@ Runs on the host from standard input, so it imports little. host_state.yml besid
 from __future__ import annotations
 
 import contextlib
-import errno
 import grp
 import json
 import os
 import pwd
 import re
+import shlex
 import stat
 import subprocess
 import sys
 import time
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,12 @@ if TYPE_CHECKING:
 ARGUMENTS = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
 
 # A file's kind is the folder that Debian's own tool reads, or the path of the one file that it is.
-SYSUSERS, TMPFILES, SYSCTL, SUDOERS = "/etc/sysusers.d", "/etc/tmpfiles.d", "/etc/sysctl.d", "/etc/sudoers.d"
-NFTABLES, SSHD = "/etc/tenantfleet/nftables.d", "/etc/ssh/sshd_config"
+SYSUSERS = "/etc/sysusers.d"
+TMPFILES = "/etc/tmpfiles.d"
+SYSCTL = "/etc/sysctl.d"
+SUDOERS = "/etc/sudoers.d"
+NFTABLES = "/etc/tenantfleet/nftables.d"
+SSHD = "/etc/ssh/sshd_config"
 READ = {SUDOERS: "[^.~]+", NFTABLES: r".+\.nft"} | dict.fromkeys((SYSUSERS, TMPFILES, SYSCTL), r".+\.conf")
 # Each judges a candidate on its standard input, before it is put in place.
 VALIDATORS = {
@@ -41,32 +44,21 @@ VALIDATORS = {
 }
 # Each takes effect before the file is put in place: after a crash between the two, the file still differs.
 LOADERS = {TMPFILES: ("systemd-tmpfiles", "--create", "-"), NFTABLES: ("nft", "-f", "-")}
+NFT_TABLE = r"(?:(?:add|create|delete|destroy|flush) )?table(?: (ip6?|inet|arp|bridge|netdev))? (\w[\w-]*)"
+NFT_STATEMENT = rf"{NFT_TABLE}|define .+"
+DIRECTORY_LINE = r"[dD] (/[\w/.@+-]*\w)/? (?:-|([0-7]{3,4})) (?:-|([\w-]+)) (?:-|([\w-]+))"
 UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
 UNIT_PROPERTIES = "LoadState,ActiveState,UnitFileState,NeedDaemonReload,WantedBy,RequiredBy"
 UNIT_TIMES = "ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
 UP = ("active", "reloading", "refreshing")
-QUADLET = "/usr/lib/systemd/system-generators/podman-system-generator"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8"}
 KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFREG: "file"}
 SHOWN_BYTES = 1 << 18  # of an old file in a diff
-
-
-class Action(StrEnum):
-    CREATE = "created"
-    UPDATE = "updated"
-    REMOVE = "removed"
-    SET = "set"
-    LOAD = "loaded"
-    # of units: the name is systemctl's verb
-    ENABLE = "enabled"
-    DISABLE = "disabled"
-    START = "started"
-    STOP = "stopped"
-    RESTART = "restarted"
-    RELOAD = "reloaded"
-
-
-DOWN = frozenset({Action.STOP, Action.DISABLE})
+Action = Literal["created", "updated", "removed", "set", "loaded", "reloaded"]
+UnitAction = Literal["enabled", "disabled", "started", "stopped", "restarted", "reloaded"]
+VERBS: dict[UnitAction, str] = {"enabled": "enable", "started": "start", "restarted": "restart"}
+VERBS |= {"disabled": "disable", "stopped": "stop", "reloaded": "reload"}
+DOWN: frozenset[UnitAction] = frozenset({"disabled", "stopped"})
 
 
 class Refused(Exception):  # noqa: N818 - what the operator reads is a refusal
@@ -141,14 +133,9 @@ FIELDS: dict[str, Any] = {  # a list holds the kind of its items
     "name": Scalar(str, UNIT, "a unit's name with its suffix"),
     "state": Scalar(str, "started|stopped", "started or stopped"),
     "enabled": Scalar(bool, "True|False", "true or false"),
-    "absent": [PATH],
-    "restart_on": [PATH],
-    "reload_on": [PATH],
-    "directories": [Directory],
-    "files": [File],
-    "links": [Link],
-    "units": [Unit],
 }
+FIELDS |= {"absent": [PATH], "restart_on": [PATH], "reload_on": [PATH]}
+FIELDS |= {"directories": [Directory], "files": [File], "links": [Link], "units": [Unit]}
 
 
 def parsed(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - `kind` says what comes out
@@ -157,12 +144,11 @@ def parsed(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - `kind` s
         if type(value) is not kind.kind or not re.fullmatch(kind.pattern, str(value)):
             raise Refused(f"{where}: must be {kind.what}, not {value!r:.80}")
         return kind.convert(value)
+    shape: type[Any] = list if isinstance(kind, list) else dict
+    if not isinstance(value, shape):
+        raise Refused(f"{where}: must be a {shape.__name__}, not {value!r:.80}")
     if isinstance(kind, list):
-        if not isinstance(value, list):
-            raise Refused(f"{where}: must be a list, not {value!r:.80}")
         return tuple(parsed(kind[0], item, f"{where}[{at}]") for at, item in enumerate(value))
-    if not isinstance(value, dict):
-        raise Refused(f"{where}: must be a mapping, not {value!r:.80}")
     if unknown := set(value) - set(kind._fields):
         raise Refused(f"{where}: unknown key {min(map(str, unknown))!r}")
     if missing := set(kind._fields) - set(kind._field_defaults) - set(value):
@@ -193,76 +179,36 @@ def document_of(arguments: dict[str, Any]) -> Document:
 def tables_of(file: File) -> set[str]:
     """The file's own table in each family; a refusal when a statement (`flush ruleset`) touches more."""
     text = re.sub(r'"[^"\n]*"|#[^\n]*', " ", file.content.decode())
-    blocks = 1
-    while blocks:
-        text, blocks = re.subn(r"\{[^{}]*\}", ";", text)
+    while text != (text := re.sub(r"\{[^{}]*\}", ";", text)):
+        pass
     tables = set()
-    for sentence in filter(None, map(str.split, re.split("[;\n]", text))):
-        match sentence if sentence[0] != "table" else ["add", *sentence]:
-            case ["define", *_]:
-                pass
-            case [("add" | "create" | "delete" | "destroy" | "flush"), "table", *names] if len(names) in (
-                1,
-                2,
-            ):
-                tables.add(" ".join(["table", *(["ip"] if len(names) == 1 else []), *names]))
-            case _:
-                raise Refused(f"{file.path}: {' '.join(sentence)!r}: may only name its own table")
+    for sentence in filter(None, (" ".join(part.split()) for part in re.split("[;\n]", text))):
+        if not (match := re.fullmatch(NFT_STATEMENT, sentence)):
+            raise Refused(f"{file.path}: {sentence!r}: may only name its own table")
+        if match[2]:
+            tables.add(f"table {match[1] or 'ip'} {match[2]}")
     if len({table.split()[-1] for table in tables}) != 1:
         raise Refused(f"{file.path}: must name one table, not {', '.join(sorted(tables)) or 'none'}")
     return tables
 
 
-class Call:
-    """One call: how it runs, and what it did or, in a check, would do."""
-
-    def __init__(self, *, check: bool, diff: bool) -> None:
-        self.check, self.diff = check, diff
-        self.resources: list[dict[str, str]] = []
-        self.diffs: list[dict[str, object]] = []
-        self.warnings: list[str] = []
-        self.paths: set[str] = set()  # created, updated or removed
-        self.planned: set[str] = set()  # accounts that a check found missing and listed
-
-    def did(self, kind: str, name: str, action: Action, before: object = None, after: object = None) -> None:
-        self.resources.append({"kind": kind, "name": name, "action": action})
-        if kind in ("file", "directory", "link"):
-            self.paths.add(name)
-        if self.diff and before != after:
-            self.diffs.append({"before_header": name, "after_header": name, "before": before, "after": after})
-
-    def owner(self, item: Directory | File) -> tuple[int, int, int]:
-        """Uid, gid and mode; an id of -1, nobody's, where a check goes on as the account is still to come."""
-        ids = uid, gid = number_of(item.owner, pwd.getpwnam), number_of(item.group, grp.getgrnam)
-        for name in (name for name, number in zip((item.owner, item.group), ids, strict=True) if number < 0):
-            if not self.check:
-                raise Refused(f"{item.path}: there is no user or group {name}")
-            if name not in self.planned:
-                self.warnings.append(f"{item.path}: there is no user or group {name} yet")
-        return uid, gid, item.mode
-
-
 def number_of(name: str, find: Callable[[str], Sequence[Any]]) -> int:
     """Uid or gid, -1 for nobody; both databases have it third."""
-    try:
+    with contextlib.suppress(KeyError):
         return int(find(name)[2])
-    except KeyError:
-        return -1
+    return -1
 
 
-def run(*argv: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def run(argv: Sequence[str], what: str = "", content: bytes = b"", more: Callable[[], str] = str) -> bytes:
+    """A program's output; when it fails in `what`, a refusal in its own words and `more` to read."""
     try:
-        return subprocess.run(argv, input=content, capture_output=True, check=False, env=ENVIRONMENT)
+        done = subprocess.run(argv, input=content, capture_output=True, check=False, env=ENVIRONMENT)
     except FileNotFoundError:
-        return subprocess.CompletedProcess(argv, 127, b"", b"is not installed")
-
-
-def must(argv: Sequence[str], what: str, content: bytes = b"", *, more: Callable[[], str] = str) -> None:
-    """Run a program; when it fails, a refusal in its own words and, if there is, more to read."""
-    done = run(*argv, content=content)
-    if done.returncode:
+        done = subprocess.CompletedProcess(argv, 127, b"", b"is not installed")
+    if done.returncode and what:
         said = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
         raise Refused(f"{what}: {' '.join(argv)}: {said[-2000:]}{more()}")
+    return done.stdout
 
 
 @contextlib.contextmanager
@@ -276,30 +222,29 @@ def parent_of(path: str) -> Iterator[tuple[int, str]]:
     try:
         for folder in folders:
             status = os.fstat(here)
-            trusted = status.st_uid == 0 and not status.st_mode & 0o022
-            flags = os.O_PATH | os.O_DIRECTORY | (0 if trusted else os.O_NOFOLLOW)
-            below = os.open(folder, flags, dir_fd=here)
+            follow = 0 if status.st_uid == 0 and not status.st_mode & 0o022 else os.O_NOFOLLOW
+            below = os.open(folder, os.O_PATH | os.O_DIRECTORY | follow, dir_fd=here)
             os.close(here)
             here = below
         yield here, name
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
+    except NotADirectoryError:
         raise Refused(f"{path}: on its way is no directory, or a link that not only root can make") from None
     finally:
         os.close(here)
 
 
 class Found(NamedTuple):
-    """What is at a path, itself not followed."""
-
-    kind: str
+    kind: str  # of KINDS, or "nothing"
     owner: tuple[int, int, int] = (-1, -1, 0)  # uid, gid, mode
     content: bytes = b""  # of a file as far as asked for, or the target of a link
 
+    @property
+    def change(self) -> Action:
+        return "created" if self.kind == "nothing" else "updated"
+
 
 def look(path: str, *kinds: str, limit: int = 0) -> Found:
-    """What is at `path`, with `limit` bytes of its content; a refusal when it is none of `kinds`."""
+    """What is at `path`, itself not followed, with `limit` bytes of content; refused if not of `kinds`."""
     found = Found("nothing")
     with contextlib.suppress(FileNotFoundError), parent_of(path) as (parent, name):
         status = os.lstat(name, dir_fd=parent)
@@ -331,18 +276,6 @@ def placing(path: str) -> Iterator[tuple[int, str]]:
                 os.unlink(temporary, dir_fd=parent)
 
 
-def write_file(path: str, content: bytes, owner: tuple[int, int, int]) -> None:
-    """Put a new inode in place: readers see the old file, or all of the new one with its owner and mode."""
-    with placing(path) as (parent, temporary):
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchown(handle, *owner[:2])
-            os.fchmod(handle, owner[2])
-            os.fsync(handle)
-
-
 def shown(found: Found, wanted: tuple[int, int, int] | None = None) -> str:
     """The old side of a diff; a file closed to others and not yet as wanted may hold somebody's secret."""
     if found.kind == "file" and not found.owner[2] & stat.S_IROTH and found.owner != wanted:
@@ -354,84 +287,8 @@ def attributes(owner: tuple[int, int, int]) -> dict[str, object]:
     return {"owner": owner[0], "group": owner[1], "mode": f"{owner[2]:04o}"}
 
 
-def ensure_directory(call: Call, item: Directory) -> None:
-    found, wanted = look(item.path, "directory"), call.owner(item)
-    if found.owner == wanted:
-        return
-    if not call.check:
-        with parent_of(item.path) as (parent, name), contextlib.ExitStack() as stack:
-            if found.kind == "nothing":
-                os.mkdir(name, 0o700, dir_fd=parent)
-            handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-            stack.callback(os.close, handle)
-            os.fchown(handle, *wanted[:2])
-            os.fchmod(handle, wanted[2])
-    fresh = found.kind == "nothing"
-    before = {} if fresh else attributes(found.owner)
-    call.did("directory", item.path, Action.CREATE if fresh else Action.UPDATE, before, attributes(wanted))
-
-
-def ensure_file(call: Call, file: File) -> None:
-    """The file as the document has it; its validator and its loader come first."""
-    limit = max(len(file.content) + 1, SHOWN_BYTES if call.diff else 0)
-    found, wanted = look(file.path, "file", "link", limit=limit), call.owner(file)
-    same = found.kind == "file" and found.content == file.content
-    if same and found.owner == wanted:
-        return
-    if not same:
-        validate(call, file)
-        if not call.check and file.kind in LOADERS:
-            must(LOADERS[file.kind], file.path, file.content)
-    if not call.check:
-        write_file(file.path, file.content, wanted)
-    action = Action.CREATE if found.kind == "nothing" else Action.UPDATE
-    call.did("file", file.path, action, shown(found, wanted), file.content.decode())
-    if call.diff and action is Action.UPDATE and found.owner != wanted:
-        header = dict.fromkeys(("before_header", "after_header"), file.path)
-        call.diffs.append({**header, "before": attributes(found.owner), "after": attributes(wanted)})
-
-
-def validate(call: Call, file: File) -> None:
-    try:
-        if file.kind in VALIDATORS:
-            must(VALIDATORS[file.kind], file.path, file.content)
-    except Refused as refusal:
-        if not (call.check and call.resources):
-            raise
-        # A check of a host that still lacks what this document lists before: the verdict may be premature.
-        call.warnings.append(f"as the host is now: {refusal}")
-
-
-def ensure_link(call: Call, link: Link) -> None:
-    found = look(link.path, "link")
-    if found.content == link.target.encode():
-        return
-    if not call.check:
-        with placing(link.path) as (parent, temporary):
-            os.symlink(link.target, temporary, dir_fd=parent)
-    action = Action.CREATE if found.kind == "nothing" else Action.UPDATE
-    call.did("link", link.path, action, shown(found), link.target)
-
-
-def ensure_absent(call: Call, path: str) -> None:
-    """Neither file nor link nor empty directory; what it once brought (accounts, settings, rules) stays."""
-    found = look(path, "file", "link", "directory", limit=SHOWN_BYTES if call.diff else 0)
-    if found.kind == "nothing":
-        return
-    if found.kind == "directory":
-        entries = sorted(os.listdir(path))  # noqa: PTH208 - importing pathlib costs 10 ms a call
-        if left := [entry for entry in entries if f"{path}/{entry}" not in call.paths]:
-            raise Refused(f"{path}: is not empty: {', '.join(left[:5])}")
-    if not call.check:
-        with parent_of(path) as (parent, name):
-            (os.rmdir if found.kind == "directory" else os.unlink)(name, dir_fd=parent)
-    call.did(found.kind, path, Action.REMOVE, shown(found), "")
-
-
 def account_gap(line: str, where: str) -> bool:
     """Whether a line of sysusers.d is unfulfilled; a refusal when it never will be."""
-    import shlex  # noqa: PLC0415 - only documents with accounts pay for it
-
     kind, name, number, _, home, shell = (*shlex.split(line), "-", "-", "-", "-")[:6]
     if kind[0] == "m":
         return number_of(number, grp.getgrnam) < 0 or name not in grp.getgrnam(number).gr_mem
@@ -443,31 +300,16 @@ def account_gap(line: str, where: str) -> bool:
         pairs += [(home, pwd.getpwnam(name).pw_dir), (shell, pwd.getpwnam(name).pw_shell)]
     for asked, actual in pairs:
         if asked not in ("", "-", actual):
-            raise Refused(
-                f"{where}: {name} exists with {actual}, not {asked}: systemd-sysusers never changes that"
-            )
+            raise Refused(f"{where}: {name} exists with {actual}, not {asked}; only a person changes that")
     return False
-
-
-def ensure_accounts(call: Call, file: File) -> None:
-    gaps = [line for line in file.lines if account_gap(line, file.path)]
-    for line in gaps:
-        call.did("account", line.split()[1], Action.UPDATE if line[0] == "m" else Action.CREATE)
-        call.planned.add(line.split()[1])
-    if gaps and not call.check:
-        must(("systemd-sysusers", file.path), file.path)
-        if left := [line for line in gaps if account_gap(line, file.path)]:
-            raise Refused(f"{file.path}: systemd-sysusers left out {left[0]!r}")
 
 
 def declared_directories(file: File) -> Iterator[Directory]:
     """Those of the plain `d` lines; the other lines take effect when the file changes, or at boot."""
-    name = r"(?:\s+(?:-|([\w-]+)))?"
     for line in file.lines:
-        if match := re.fullmatch(
-            rf"[dD]\s+(/[\w/.@+-]*\w)/?(?:\s+(?:-|([0-7]{{3,4}})))?{name}{name}(\s.*)?", line
-        ):
-            path, mode, owner, group, _ = match.groups()
+        fields = " ".join((*line.split(), "-", "-", "-")[:5])
+        if match := re.fullmatch(DIRECTORY_LINE, fields):
+            path, mode, owner, group = match.groups()
             yield Directory(path, owner or "root", group or "root", int(mode or "0755", 8))
 
 
@@ -487,55 +329,13 @@ def live(key: str) -> str:
     return " ".join(look(f"/proc/sys/{key}", "file", limit=4096).content.decode().split())
 
 
-def ensure_settings(call: Call, file: File) -> None:
-    settings = settings_of(file)
-    wrong = [key for key, value in settings.items() if live(key) != value]
-    for key in wrong:
-        call.did("sysctl", key, Action.SET, live(key), settings[key])
-    if not call.check and (wrong or file.path in call.paths):
-        must(("/usr/lib/systemd/systemd-sysctl", "--strict", file.path), file.path)
-        for key in wrong:
-            if live(key) != settings[key]:
-                raise Refused(f"{file.path}: {key} is {live(key)!r} after {settings[key]!r} was written")
-
-
-def ensure_tables(call: Call, file: File) -> None:
-    """The file's table loaded: a flush or a reboot takes it away while the file stays."""
-    missing = tables_of(file) - set(run("nft", "list", "tables").stdout.decode().splitlines())
-    if not missing or (call.check and file.path in call.paths):
-        return
-    for table in sorted(missing):
-        call.did("nftables", table, Action.LOAD)
-    if not call.check:
-        must(LOADERS[NFTABLES], file.path, file.content)
-
-
 def statuses(units: Sequence[Unit]) -> dict[str, dict[str, str]]:
     """Each unit's properties, from one question to systemd."""
-    if not units:
-        return {}
     names = [unit.name for unit in units]
-    done = run("systemctl", "show", f"--property={UNIT_PROPERTIES},{UNIT_TIMES}", "--", *names)
-    blocks = done.stdout.decode().strip().split("\n\n")
-    if done.returncode or len(blocks) != len(names):
-        raise Refused(f"systemctl show: {done.stderr.decode(errors='replace')}")
+    command = ("systemctl", "show", f"--property={UNIT_PROPERTIES},{UNIT_TIMES}", "--", *names)
+    blocks = run(command, "units").decode().strip().split("\n\n") if names else []
     properties = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks)
     return dict(zip(names, properties, strict=True))
-
-
-def written_at(path: str) -> float:
-    """When the file or link was last written, in seconds of the monotonic clock.
-
-    A unit that started before has not read it: so the next call does what one that died left undone.
-    A directory's time says nothing, for its service may write there; nor does one in the future.
-    """
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return 0
-    now = time.time()
-    known = not stat.S_ISDIR(status.st_mode) and status.st_mtime <= now
-    return status.st_mtime - now + time.monotonic() if known else 0
 
 
 def is_enabled(status: Mapping[str, str]) -> bool:
@@ -545,96 +345,236 @@ def is_enabled(status: Mapping[str, str]) -> bool:
     return status["UnitFileState"] in ("enabled", "enabled-runtime", "alias")
 
 
-def actions_for(unit: Unit, status: Mapping[str, str], fresh: Callable[[str, float], bool]) -> list[Action]:
-    """What leads from `status` to the document; `fresh(path, since)`: whether a path is newer than that."""
-    actions = []
+def actions_for(unit: Unit, status: Mapping[str, str], written: Callable[[str], float]) -> list[UnitAction]:
+    """What leads from `status` to the document; `written(path)`: when, on the monotonic clock."""
+    actions: list[UnitAction] = []
     if unit.enabled is not None and unit.enabled != is_enabled(status):
-        actions.append(Action.ENABLE if unit.enabled else Action.DISABLE)
+        actions.append("enabled" if unit.enabled else "disabled")
     if unit.state == "stopped":
-        return [Action.STOP, *actions] if status["ActiveState"] in (*UP, "activating") else actions
+        return ["stopped", *actions] if status["ActiveState"] in (*UP, "activating") else actions
     if status["ActiveState"] not in UP:
-        return [*actions, Action.START]
+        return [*actions, "started"]
     started, changed = (int(status[name]) / 1e6 for name in UNIT_TIMES.split(","))
-    if status["NeedDaemonReload"] == "yes" or any(fresh(path, started) for path in unit.restart_on):
-        return [*actions, Action.RESTART]
-    return [*actions, *([Action.RELOAD] if any(fresh(path, changed) for path in unit.reload_on) else [])]
-
-
-def act(call: Call, unit: Unit, status: Mapping[str, str], allowed: frozenset[Action]) -> bool:
-    """Do the due ones of the allowed actions; whether there were any."""
-    actions = actions_for(unit, status, lambda path, since: path in call.paths or written_at(path) > since)
-    due = [action for action in actions if action in allowed]
-    for action in due:
-        if not call.check:
-            if status["ActiveState"] == "failed":
-                run(
-                    "systemctl", "reset-failed", "--", unit.name
-                )  # else a spent start limit outlives its cause
-            command = ("systemctl", action.name.lower(), "--", unit.name)
-            must(command, unit.name, more=lambda: journal_of(unit))
-        call.did("unit", unit.name, action)
-    return bool(due)
+    if status["NeedDaemonReload"] == "yes" or any(written(path) > started for path in unit.restart_on):
+        return [*actions, "restarted"]
+    if any(written(path) > changed for path in unit.reload_on):
+        actions.append("reloaded")
+    return actions
 
 
 def journal_of(unit: Unit) -> str:
-    """The last 20 lines that the unit wrote, and what the quadlet generator refuses."""
-    lines = run("journalctl", "--unit", unit.name, "--lines=20", "--no-pager", "--quiet").stdout
-    quadlet = run(QUADLET, "--dryrun")
-    said = lines + (quadlet.stderr[-1000:] if quadlet.returncode == 1 else b"")
-    return f"\nits last journal lines:\n{said.decode(errors='replace')}"
+    """The last lines that the unit wrote or that systemd wrote of it, and why a quadlet became no unit."""
+    matches = f"_SYSTEMD_UNIT={unit.name} + UNIT={unit.name} + SYSLOG_IDENTIFIER=quadlet-generator".split()
+    lines = run(("journalctl", "--lines=20", "--no-pager", "--quiet", *matches))
+    return f"\nits last journal lines:\n{lines.decode(errors='replace')}"
 
 
-def ensure_units(call: Call, units: Sequence[Unit], now: dict[str, dict[str, str]]) -> None:
-    """Unit files read again when this call, or one that died, changed them; then each unit."""
-    changed = any(path.startswith(UNIT_FOLDERS) for path in call.paths)
-    unread = {name for name, status in now.items() if status["NeedDaemonReload"] == "yes"}
-    unknown = [
-        unit for unit in units if unit.state == "started" and now[unit.name]["LoadState"] == "not-found"
-    ]
-    if changed or unread or (unknown and not call.check):
-        call.did("systemd", "unit files", Action.RELOAD)
-        if not call.check:
-            must(("systemctl", "daemon-reload"), "unit files")
-            now = statuses(units)
-            now |= {name: now[name] | {"NeedDaemonReload": "yes"} for name in unread}
-    allowed = frozenset(Action) if call.check else frozenset(Action) - DOWN
-    acted = [unit for unit in units if act(call, unit, now[unit.name], allowed)]
-    for name, status in statuses([] if call.check else acted).items():
-        unit = next(unit for unit in acted if unit.name == name)
-        if unit.state == "started" and status["ActiveState"] not in UP:
-            raise Refused(f"{name}: is {status['ActiveState']} after its start{journal_of(unit)}")
-        if unit.enabled is not None and unit.enabled != is_enabled(status):
-            raise Refused(f"{name}: its unit file is {status['UnitFileState']}, whatever `enabled` says")
+class Call:
+    """One call: how it runs, and what it did or, in a check, would do."""
 
+    def __init__(self, *, check: bool, diff: bool) -> None:
+        self.check, self.diff = check, diff
+        self.resources: list[dict[str, str]] = []
+        self.diffs: list[dict[str, object]] = []
+        self.warnings: list[str] = []
+        self.paths: set[str] = set()  # created, updated or removed
+        self.planned: set[str] = set()  # accounts that a check found missing and listed
 
-def ensure(call: Call, item: Directory | File | Link) -> None:
-    if isinstance(item, Directory):
-        return ensure_directory(call, item)
-    if isinstance(item, Link):
-        return ensure_link(call, item)
-    for directory in declared_directories(item) if item.kind == TMPFILES else ():
-        ensure_directory(call, directory)
-    ensure_file(call, item)
-    effects = {SYSUSERS: ensure_accounts, SYSCTL: ensure_settings, NFTABLES: ensure_tables}
-    return effects[item.kind](call, item) if item.kind in effects else None
+    def did(self, kind: str, name: str, action: str, before: object = None, after: object = None) -> None:
+        self.resources.append({"kind": kind, "name": name, "action": action})
+        if kind in ("file", "directory", "link"):
+            self.paths.add(name)
+        if self.diff and before != after:
+            self.diffs.append({"before_header": name, "after_header": name, "before": before, "after": after})
 
+    def doubt(self, problem: str, *, early: bool) -> None:
+        """Refuse; or only warn, in a check of a host that is not yet as the document says."""
+        if not (self.check and early):
+            raise Refused(problem)
+        self.warnings.append(f"as the host is now: {problem}")
 
-def converge(call: Call, document: Document) -> None:
-    """Bring the host to the document: accounts before what they own, directories before what lies in them."""
-    units, files = document.units, document.files
-    now = statuses(units)
-    if not call.check:  # while their files are still there
-        now |= statuses([unit for unit in units if act(call, unit, now[unit.name], DOWN)])
-    for path in sorted(document.absent, key=len, reverse=True):
-        ensure_absent(call, path)
-    accounts = tuple(file for file in files if file.kind == SYSUSERS)
-    shallow = sorted(document.directories, key=lambda item: item.path.count("/"))
-    above = tuple(item for item in shallow if accounts and f"{SYSUSERS}/".startswith(f"{item.path}/"))
-    rest = sorted(files, key=lambda file: file.kind != TMPFILES)
-    items: tuple[Directory | File | Link, ...] = (*above, *accounts, *shallow, *rest, *document.links)
-    for item in dict.fromkeys(items):
-        ensure(call, item)
-    ensure_units(call, units, now)
+    def owner_of(self, item: Directory | File) -> tuple[int, int, int]:
+        """Uid, gid and mode; an id is -1, nobody's, when a check goes on as the account is still to come."""
+        uid, gid = number_of(item.owner, pwd.getpwnam), number_of(item.group, grp.getgrnam)
+        for name, number in ((item.owner, uid), (item.group, gid)):
+            if number < 0 and name not in self.planned:
+                self.doubt(f"{item.path}: there is no user or group {name}", early=True)
+        return uid, gid, item.mode
+
+    def ensure_directory(self, item: Directory) -> None:
+        found, wanted = look(item.path, "directory"), self.owner_of(item)
+        if found.owner == wanted:
+            return
+        if not self.check:
+            with parent_of(item.path) as (parent, name), contextlib.ExitStack() as stack:
+                if found.kind == "nothing":
+                    os.mkdir(name, 0o700, dir_fd=parent)
+                handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                stack.callback(os.close, handle)
+                os.fchown(handle, *wanted[:2])
+                os.fchmod(handle, wanted[2])
+        before = attributes(found.owner) if found.kind == "directory" else {}
+        self.did("directory", item.path, found.change, before, attributes(wanted))
+
+    def ensure_file(self, file: File) -> None:
+        """The file as the document has it; its validator and its loader come first."""
+        limit = max(len(file.content) + 1, SHOWN_BYTES if self.diff else 0)
+        found, wanted = look(file.path, "file", "link", limit=limit), self.owner_of(file)
+        same = found.kind == "file" and found.content == file.content
+        if same and found.owner == wanted:
+            return
+        if not same:
+            self.validate(file)
+            if not self.check and file.kind in LOADERS:
+                run(LOADERS[file.kind], file.path, file.content)
+        if not self.check:
+            with placing(file.path) as (parent, temporary):
+                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(file.content)
+                    stream.flush()
+                    os.fchown(handle, *wanted[:2])
+                    os.fchmod(handle, file.mode)
+                    os.fsync(handle)
+        self.did("file", file.path, found.change, shown(found, wanted), file.content.decode())
+        if self.diff and found.kind != "nothing" and found.owner != wanted:
+            header = dict.fromkeys(("before_header", "after_header"), file.path)
+            self.diffs.append({**header, "before": attributes(found.owner), "after": attributes(wanted)})
+
+    def validate(self, file: File) -> None:
+        try:
+            if file.kind in VALIDATORS:
+                run(VALIDATORS[file.kind], file.path, file.content)
+        except Refused as refusal:  # premature, when what the document lists before is still to come
+            self.doubt(str(refusal), early=bool(self.resources))
+
+    def ensure_link(self, link: Link) -> None:
+        found = look(link.path, "link")
+        if found.content == link.target.encode():
+            return
+        if not self.check:
+            with placing(link.path) as (parent, temporary):
+                os.symlink(link.target, temporary, dir_fd=parent)
+        self.did("link", link.path, found.change, shown(found), link.target)
+
+    def ensure_absent(self, path: str) -> None:
+        """Neither file nor link nor empty directory; what it brought (accounts, settings, rules) stays."""
+        found = look(path, "file", "link", "directory", limit=SHOWN_BYTES if self.diff else 0)
+        if found.kind == "nothing":
+            return
+        if found.kind == "directory":
+            entries = sorted(os.listdir(path))  # noqa: PTH208 - importing pathlib costs 10 ms a call
+            if left := [entry for entry in entries if f"{path}/{entry}" not in self.paths]:
+                raise Refused(f"{path}: is not empty: {', '.join(left[:5])}")
+        if not self.check:
+            with parent_of(path) as (parent, name):
+                (os.rmdir if found.kind == "directory" else os.unlink)(name, dir_fd=parent)
+        self.did(found.kind, path, "removed", shown(found), "")
+
+    def ensure_accounts(self, file: File) -> None:
+        gaps = [line for line in file.lines if account_gap(line, file.path)]
+        if gaps and not self.check:
+            run(("systemd-sysusers", file.path), file.path)
+            if left := [line for line in gaps if account_gap(line, file.path)]:
+                raise Refused(f"{file.path}: systemd-sysusers left out {left[0]!r}")
+        for line in gaps:
+            self.did("account", line.split()[1], "updated" if line[0] == "m" else "created")
+            self.planned.add(line.split()[1])
+
+    def ensure_settings(self, file: File) -> None:
+        settings = settings_of(file)
+        wrong = {key: live(key) for key in settings if live(key) != settings[key]}
+        if not self.check and (wrong or file.path in self.paths):
+            run(("/usr/lib/systemd/systemd-sysctl", "--strict", file.path), file.path)
+        for key, before in wrong.items():
+            if not self.check and live(key) != settings[key]:
+                raise Refused(f"{file.path}: {key} is {live(key)!r} after {settings[key]!r} was written")
+            self.did("sysctl", key, "set", before, settings[key])
+
+    def ensure_tables(self, file: File) -> None:
+        """The file's table loaded: a flush or a reboot takes it away while the file stays."""
+        loaded = set(run(("nft", "list", "tables")).decode().splitlines())
+        missing = set() if self.check and file.path in self.paths else tables_of(file) - loaded
+        if missing and not self.check:
+            run(LOADERS[NFTABLES], file.path, file.content)
+        for table in sorted(missing):
+            self.did("nftables", table, "loaded")
+
+    def written_at(self, path: str) -> float:
+        """When the file or link was last written, in seconds of the monotonic clock.
+
+        A unit that started before has not read it: so the next call does what one that died left undone.
+        A directory's time says nothing, for its service may write there; nor does one in the future.
+        """
+        if path in self.paths:
+            return time.monotonic()
+        with contextlib.suppress(OSError):
+            status, now = os.lstat(path), time.time()
+            if not stat.S_ISDIR(status.st_mode) and status.st_mtime <= now:
+                return status.st_mtime - now + time.monotonic()
+        return 0
+
+    def act(self, unit: Unit, status: Mapping[str, str], allowed: frozenset[UnitAction]) -> bool:
+        """Do the due ones of the allowed actions; whether there were any."""
+        due = [action for action in actions_for(unit, status, self.written_at) if action in allowed]
+        for action in due:
+            if not self.check:
+                run(("systemctl", "reset-failed", "--", unit.name))  # a spent start limit outlives its cause
+                run(("systemctl", VERBS[action], "--", unit.name), unit.name, more=lambda: journal_of(unit))
+            self.did("unit", unit.name, action)
+        return bool(due)
+
+    def ensure_units(self, units: Sequence[Unit], now: dict[str, dict[str, str]]) -> None:
+        """Unit files read again when this call, or one that died, changed them; then each unit."""
+        changed = any(path.startswith(UNIT_FOLDERS) for path in self.paths)
+        unread = {name for name, status in now.items() if status["NeedDaemonReload"] == "yes"}
+        unknown = any(u.state == "started" and now[u.name]["LoadState"] == "not-found" for u in units)
+        if changed or unread or (unknown and not self.check):
+            self.did("systemd", "unit files", "reloaded")
+            if not self.check:
+                run(("systemctl", "daemon-reload"), "unit files")
+                now = statuses(units)
+                now |= {name: now[name] | {"NeedDaemonReload": "yes"} for name in unread}
+        allowed = frozenset(VERBS) - (frozenset() if self.check else DOWN)
+        acted = [unit for unit in units if self.act(unit, now[unit.name], allowed)]
+        for name, status in statuses([] if self.check else acted).items():
+            unit = next(unit for unit in acted if unit.name == name)
+            if unit.state == "started" and status["ActiveState"] not in UP:
+                raise Refused(f"{name}: is {status['ActiveState']} after its start{journal_of(unit)}")
+            if unit.enabled is not None and unit.enabled != is_enabled(status):
+                raise Refused(f"{name}: its unit file is {status['UnitFileState']}, whatever `enabled` says")
+
+    def ensure(self, item: Directory | File | Link) -> None:
+        if isinstance(item, Directory):
+            return self.ensure_directory(item)
+        if isinstance(item, Link):
+            return self.ensure_link(item)
+        for directory in declared_directories(item) if item.kind == TMPFILES else ():
+            self.ensure_directory(directory)
+        self.ensure_file(item)
+        more = {SYSUSERS: self.ensure_accounts, SYSCTL: self.ensure_settings, NFTABLES: self.ensure_tables}
+        return more[item.kind](item) if item.kind in more else None
+
+    def converge(self, document: Document) -> None:
+        """Bring the host to the document: accounts before what they own, directories before their content."""
+        units, files = document.units, document.files
+        now = statuses(units)
+        if not self.check:  # while their files are still there
+            now |= statuses([unit for unit in units if self.act(unit, now[unit.name], DOWN)])
+        accounts = tuple(file for file in files if file.kind == SYSUSERS)
+        shallow = sorted(document.directories, key=lambda item: item.path.count("/"))
+        above = tuple(item for item in shallow if accounts and f"{SYSUSERS}/".startswith(f"{item.path}/"))
+        rest = sorted(files, key=lambda file: file.kind != TMPFILES)
+        try:
+            for path in sorted(document.absent, key=len, reverse=True):
+                self.ensure_absent(path)
+            items: tuple[Directory | File | Link, ...] = (*above, *accounts, *shallow, *rest, *document.links)
+            for item in dict.fromkeys(items):
+                path = item.path
+                self.ensure(item)
+        except OSError as error:
+            raise Refused(f"{path}: {error.strerror}") from None
+        self.ensure_units(units, now)
 
 
 def respond(arguments: dict[str, Any]) -> dict[str, object]:
@@ -643,14 +583,12 @@ def respond(arguments: dict[str, Any]) -> dict[str, object]:
     call = Call(check=bool(arguments["_ansible_check_mode"]), diff=bool(arguments["_ansible_diff"]))
     failure = None
     try:
-        converge(call, document_of(own))
+        call.converge(document_of(own))
     except Refused as refusal:
         failure = str(refusal)
-    except OSError as error:
-        failure = f"{error.filename or 'host_state'}: {error.strerror}"
-    result = {"changed": bool(call.resources), "resources": call.resources, "diff": call.diffs}
-    result |= {"warnings": call.warnings}
-    return result | ({"failed": True, "msg": failure} if failure else {})
+    result: dict[str, object] = {"failed": True, "msg": failure} if failure else {}
+    result |= {"changed": bool(call.resources), "resources": call.resources}
+    return result | {"diff": call.diffs, "warnings": call.warnings}
 
 
 if __name__ == "__main__":
