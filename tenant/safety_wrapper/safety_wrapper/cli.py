@@ -59,7 +59,7 @@ def _daemon(path: Path) -> int:
 
 
 def _prober(arguments: argparse.Namespace) -> Prober:
-    enter = ("/usr/bin/podman", "exec", "--user", "openclaw", arguments.container)
+    enter = ("/usr/bin/podman", "exec", "--user", "2101:2101", arguments.container)
     return Prober(status_socket=arguments.status_socket, enter=enter, gateway_port=arguments.gateway_port)
 
 
