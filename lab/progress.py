@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -23,9 +24,5 @@ def step(title: str) -> Iterator[None]:
     _console.print(f"[green]{time.monotonic() - began:6.1f} s[/]  {title}")
 
 
-def note(text: str) -> None:
-    _console.print(f"          {text}", markup=False)
-
-
 def problem(text: str) -> None:
-    _console.print(f"[red]lab:[/] {text}")
+    _console.print(f"[red]lab:[/] {escape(text)}")

@@ -74,6 +74,8 @@ def down(lab: Lab, *, purge: bool) -> None:
         for recorded in (*lab.services.glob("*/log"), lab.services / "model/records"):
             lab.discard(recorded)
         lab.discard(lab.hosts)
+        for old in set(lab.images.glob("*")) - {image.HOST.path(lab), image.SERVICES.path(lab)}:
+            lab.discard(old)
         if purge:
             for path in lab.root.iterdir():
                 if path.name not in {"lock", "trash"}:

@@ -57,12 +57,14 @@ class Bench:
             "links": [link.name for link in Path("/sys/class/net").glob(f"*{self.lab.id}*")],
             "tables": [line for line in _lines("nft", "list", "tables") if self.lab.id in line],
             "groups": [str(path) for path in [Group.of(self.lab).path] if path.exists()],
-            "processes": [str(path) for path in Path("/proc").glob("[0-9]*") if self._ours(path)],
+            "processes": [_read(path / "stat") for path in Path("/proc").glob("[0-9]*") if self._ours(path)],
             "mounts": [str(path) for path in Path("/proc").glob("[0-9]*") if self._mounted(path)],
             "loops": [line for line in _lines("losetup", "-a") if str(self.lab.root) in line],
         }
 
     def _ours(self, process: Path) -> bool:
+        if _read(process / "stat").rpartition(")")[2].split()[:1] == ["Z"]:  # dead, until its parent looks
+            return False
         return str(self.lab.root) in _read(process / "cmdline") or self.lab.id in _read(process / "cgroup")
 
     def _mounted(self, process: Path) -> bool:
@@ -91,7 +93,7 @@ def bench() -> Iterator[Bench]:
     assert not any(bench.traces().values()), bench.traces()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pair(bench: Bench) -> Bench:
     """Two hosts that run, called a1 and a2."""
     bench.run("up", "a1", "a2")

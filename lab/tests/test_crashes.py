@@ -1,0 +1,72 @@
+"""Whatever dies in whatever moment: what is left can be used or taken away."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from lab.cgroup import Group
+from lab.tests.conftest import PROGRAM, Bench
+
+pytestmark = pytest.mark.lab
+
+KEPT = {"images", "keys", "ca.crt", "lock", "services", "store", "subnet.json"}
+
+
+def wait_until(condition: Callable[[], object], *, what: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("seen", ["links", "groups", "mounts"])
+def test_down_after_an_up_killed_half_way_leaves_nothing(bench: Bench, seen: str) -> None:
+    argv = [str(PROGRAM), "up", "c1", "c2", "c3"]
+    up = subprocess.Popen(argv, env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: bench.traces()[seen], what=f"{seen} of a lab that comes up")
+    up.kill()
+    up.wait()
+    bench.run("down")
+    assert not any(bench.traces().values()), bench.traces()
+    assert {path.name for path in bench.lab.root.iterdir()} <= KEPT
+
+
+def test_up_after_an_up_killed_half_way_completes_it(bench: Bench) -> None:
+    argv = [str(PROGRAM), "up", "c1", "c2"]
+    up = subprocess.Popen(argv, env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: bench.traces()["mounts"], what="mounts of a lab that comes up")
+    up.kill()
+    up.wait()
+    bench.run("up", "c1", "c2")
+    for name in ("c1", "c2"):
+        assert bench.ssh(name, "systemctl is-system-running --wait") == "running"
+
+
+def test_the_death_of_a_supervisor_is_a_power_cut(pair: Bench) -> None:
+    host = pair.host("a2")
+    for pid in Group(host.group.path / "supervisor").pids():
+        os.kill(pid, signal.SIGKILL)
+        break
+    wait_until(lambda: not host.running, what="the host dies with its supervisor")
+    pair.run("up", "a2")
+    pair.ssh("a2", "true")
+
+
+def test_a_service_that_was_killed_is_started_by_the_next_up(pair: Bench) -> None:
+    for pid in Group.of(pair.lab, "services", "dns").pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not Group.of(pair.lab, "services", "dns").populated(), what="the end of dns")
+    pair.run("up")
+    pair.ssh("a1", "getent hosts registry.lab.test")
+
+
+def test_down_of_a_running_lab_leaves_nothing(pair: Bench) -> None:
+    kinds = ("links", "tables", "groups", "processes", "mounts")
+    assert [kind for kind in kinds if not pair.traces()[kind]] == []
+    pair.run("down")
+    assert not any(pair.traces().values()), pair.traces()
+    assert {path.name for path in pair.lab.root.iterdir()} <= KEPT
