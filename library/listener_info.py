@@ -9,23 +9,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
-DOCUMENTATION = r"""
-module: listener_info
-short_description: Tell which sockets listen, and fail on one that nobody expects
-description:
-  - Read-only. Reads /proc/net of the host's own network namespace; what a container with a network of its own
-    publishes by address translation is not a listener of the host.
-options:
-  expected:
-    description: Listeners off the loopback that may be. When given, any other one is a failure.
-    type: list
-    elements: dict
-    suboptions:
-      proto: {description: Protocol., type: str, choices: [tcp, udp], default: tcp}
-      port: {description: Port., type: int, required: true}
-      address: {description: The address that it must listen on; without it, any., type: str}
-"""
-
 TCP_LISTEN = "0A"
 UDP_UNCONNECTED = "07"
 WORD = 4  # /proc writes an address as 32-bit words in the machine's own byte order

@@ -8,20 +8,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
-DOCUMENTATION = r"""
-module: redaction_probe
-short_description: Ask the egress proxy whether its redaction works; fail on doubt
-description:
-  - Read-only. Readiness, self-test and registry come from the proxy itself.
-  - With canary, an agent turn goes through the real gateway and must be seen and denied by the wrapper.
-    A sink inside the proxy answers it, so it costs nothing and no provider sees it.
-options:
-  port: {description: Port of the proxy on 127.0.0.1., type: int, default: 18080}
-  minimum_entries: {description: Fewest values that the registry must hold., type: int, default: 1}
-  canary: {description: Run a canary turn (root only)., type: bool, default: false}
-  timeout_s: {description: Limit of the canary turn in seconds., type: int, default: 150}
-"""
-
 PROBER = ("/usr/bin/python3", "-I", "-B", "/opt/tenantfleet/safety_wrapper/current/code", "canary")
 ANSWER_LIMIT = 1 << 20  # bytes
 ANSWER_S = 10.0

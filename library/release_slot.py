@@ -19,47 +19,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
-DOCUMENTATION = r"""
-module: release_slot
-short_description: Put a unit's activation on the host and let the host prove it or go back
-description:
-  - An activation is code by digest, rendered configuration and unit files, named by the hash of all.
-  - A transient systemd job switches, starts, probes and confirms or goes back by itself. This module starts
-    it and waits for its verdict; losing SSH or the driver changes nothing about it.
-options:
-  unit: {description: Name of the unit., type: str, required: true}
-  state: {description: Run it or remove all of it., type: str, choices: [active, absent], default: active}
-  code: {description: SHA-256 of a tree that fetch-tree has put into the store., type: str}
-  image: {description: Image reference by digest that is on the host already., type: str}
-  files:
-    description: Files of the activation below config/ or units/; systemd finds the latter by links.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path: {description: Relative path., type: str, required: true}
-      content: {description: Text., type: str, required: true}
-      owner: {description: User., type: str, default: root}
-      group: {description: Group., type: str, default: root}
-      mode: {description: Octal mode., type: str, default: "0644"}
-  inputs:
-    description: Files of the host, outside of the activation, whose change shall be a new activation.
-    type: list
-    elements: path
-    default: []
-  services: {description: Units to run, in the order of their start., type: list, elements: str, default: []}
-  reloads: {description: Units of others to reload after the switch., type: list, elements: str, default: []}
-  dependents: {description: Units to restart if they were active., type: list, elements: str, default: []}
-  probe:
-    description: The proof. Repeated until it exits 0 or its time is over. Required for state active.
-    type: dict
-    suboptions:
-      argv: {description: Program and arguments., type: list, elements: str, required: true}
-      timeout_s: {description: Seconds., type: int, default: 60}
-  keep: {description: Activations to keep besides current and previous., type: int, default: 1}
-  timeout_s: {description: Limit of the whole switch in seconds., type: int, default: 900}
-"""
-
 ACTIVATE = "/usr/local/lib/tenantfleet/activate"
 OPT = Path("/opt/tenantfleet")
 VERDICTS = Path("/var/lib/tenantfleet/activations")

@@ -17,32 +17,6 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
-DOCUMENTATION = r"""
-module: secret_file
-short_description: Bring secrets into the host's vault
-description:
-  - The vault holds one `systemd-creds --with-key=host` blob a value, for LoadCredentialEncrypted=.
-  - A value passes through standard input and memory only. Ansible's pipelining must be on. Without it Ansible
-    itself would write the values into a file on the host, so the module refuses to go on.
-options:
-  values: {description: Name to value., type: dict, default: {}}
-  bootstrap_path:
-    description: A JSON object of names to values, on ramfs or unswappable tmpfs; gone once it was read.
-    type: path
-  generate:
-    description: Secrets that the host makes itself where they are missing.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name: {description: Vault name., type: str, required: true}
-      format: {description: Form., type: str, choices: [base64url, ed25519_pem], default: base64url}
-      bytes: {description: Random bytes of a base64url value, 16 or more., type: int, default: 32}
-  remove: {description: Names to remove., type: list, elements: str, default: []}
-  job_id: {description: The order whose payload this is. Consumed once., type: str}
-  state: {description: Fill it or remove it., type: str, choices: [present, absent], default: present}
-"""
-
 VAULT = Path("/var/lib/tenantfleet/vault")
 REGISTRY = "registry"
 # The redaction registry refuses shorter values: they would match everywhere.
