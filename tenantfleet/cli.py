@@ -394,12 +394,13 @@ def _driver(where: Place, progress: console.ConsoleProgress) -> Any:  # noqa: AN
 def _carry_out(where: Place, orders: list[HubOrder], *, again: bool, as_json: bool) -> None:
     progress = console.ConsoleProgress()
     driver = _driver(where, progress)
+    before = () if again else driver.done_before(orders)
     with _interruptible(), progress.shown():
         results: list[dict[str, Any]] = driver.submit(orders, again=again)
     if as_json:
         console.show_json(results)
     else:
-        console.show_results(results)
+        console.show_results(results, before=before)
     failed = next((result["failure"] for result in results if result["failure"]), None)
     if failed is not None:
         raise typer.Exit(failed["exit_code"])

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tenantfleet.model.outcome import RunOutcome
     from tenantfleet.model.plan import ProvisionPlan
 
+# A pipe has no width: columns are cut for people's terminals only.
+_PIPE_WIDTH = 240
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -105,18 +108,22 @@ def show_plan(plan: ProvisionPlan) -> None:
         out.print(f"     [dim]{name} = {escape(json.dumps(value, ensure_ascii=False))}[/]")
 
 
-def show_results(results: Sequence[Mapping[str, Any]]) -> None:
+def show_results(results: Sequence[Mapping[str, Any]], *, before: Sequence[str]) -> None:
     """One line an order: where it is, and that nothing changed if nothing did."""
     for result in results:
         failure = result["failure"]
         if failure:
-            out.print(
-                f"[red]failed[/] {result['tenant_id']}: {escape(failure['cause'])}  [dim]({failure['code']})[/]"
-            )
+            cause = f"{escape(failure['cause'])}  [dim]({failure['code']})[/]"
+            out.print(f"[red]failed[/] {result['tenant_id']}: {cause}")
             out.print(f"[bold]next[/]  {escape(failure['hint'])}")
             continue
+        if result["order_id"] in before:
+            out.print(
+                f"[green]done[/] {result['tenant_id']} on {result['machine']}: was done before, nothing to do"
+            )
+            continue
         changed = result["changed"]
-        what = "nothing changed" if changed == 0 else f"{changed} changed"
+        what = "nothing changed" if not changed else f"{changed} changed"
         total = sum(result["durations_s"].values())
         out.print(f"[green]done[/] {result['tenant_id']} on {result['machine']}: {what}  {total:.1f} s")
 
@@ -150,4 +157,4 @@ def show_table(rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
     table = Table(*rows[0], box=None, pad_edge=False)
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    out.print(table)
+    out.print(table, width=None if out.is_terminal else _PIPE_WIDTH)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ansible.errors import AnsibleParserError  # type: ignore[import-untyped]
 from ansible.plugins.inventory import BaseInventoryPlugin  # type: ignore[import-untyped]
+
 from tenantfleet.ansible_plugins.inventory import hosts_of_source
 from tenantfleet.inventory.render import host_variables
 from tenantfleet.model.errors import TenantfleetError

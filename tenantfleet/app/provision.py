@@ -36,7 +36,7 @@ class Driver:
         touches nothing, unless `again`.
 
         Returns:
-            one result an order, in their order, then those of resumed orders; `failure` is None when all went well.
+            one result an order, in their order, then those of resumed ones; `failure` is None in a good one.
 
         Raises:
             TenantfleetError: an order was refused; none was started.
@@ -49,6 +49,11 @@ class Driver:
             records = [ledger.submit(order, again=again, now=datetime.now(UTC)) for order in orders]
             ordered = [engine.submit(record.order_id, record.attempt) for record in records]
             return [engine.result(workflow) for workflow in dict.fromkeys([*ordered, *resumed])]
+
+    def done_before(self, orders: Sequence[HubOrder]) -> tuple[str, ...]:
+        """Ids of those orders that were done already: to submit them again touches nothing."""
+        known = (self.environment.order_ledger.find(order) for order in orders)
+        return tuple(record.order_id for record in known if record and record.state is OrderState.DONE)
 
     def decommission_order(self, tenant_id: str) -> HubOrder:
         """An order that takes the tenant off its machine.

@@ -188,7 +188,7 @@ def _recorded_plan(record: OrderRecord) -> Data:
 
 
 def tenant_target(environment: Environment, record: OrderRecord, order: HubOrder | None) -> Target:
-    """The tenant's machine with the variables of the recorded plan, and the payload of `order` if that still has one.
+    """The tenant's machine with the recorded plan's variables, and the payload that `order` still has.
 
     Raises:
         InputRefusedError: `tenant.unknown` or `machine.unlisted`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tenantfleet.app.host_run import HostRun
 from tenantfleet.app.steps import tenant_target, unknown_tenant
 from tenantfleet.inventory.orders import OrderRecord, OrderState
-from tenantfleet.model.errors import ConflictError
+from tenantfleet.model.errors import ConflictError, InputRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +33,17 @@ def verify_tenants(
         progress: hears the tasks.
 
     Raises:
-        InputRefusedError: `tenant.unknown`, also when there is no tenant at all.
+        InputRefusedError: `tenant.unknown`, or `tenant.none` when there is no tenant at all.
         ConflictError: `tenant.busy`, an order is changing one of them.
     """
     held = [record.tenant_id for record in environment.machine_ledger.records() if record.tenant_id]
     wanted = list(tenant_ids) or held
     if not wanted:
-        raise unknown_tenant("(any)")
+        raise InputRefusedError(
+            "no machine has a tenant yet",
+            code="tenant.none",
+            hint="Provision one: `tenantfleet provision ORDER.yml`.",
+        )
     targets = tuple(
         tenant_target(environment, _settled(environment, tenant_id), None)
         for tenant_id in dict.fromkeys(wanted)

@@ -1,4 +1,4 @@
-"""Ansible's raw events → typed ones. Of a task's result only the reason of a failure is kept, scrubbed and cut."""
+"""Ansible's raw events → typed ones. Of a result only the reason of a failure is kept, scrubbed and cut."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _start(
 
 
 def _environment(request: RunRequest, workspace: Workspace) -> dict[str, str]:
-    """What the run sees besides the driver's own environment. Nothing here is secret: runner writes it down."""
+    """What the run sees besides the driver's own environment: nothing secret, runner writes it down."""
     real = Path(sys.executable).parent / "ansible-playbook"
     config = request.project / "ansible.cfg"
     for needed in (real, config):

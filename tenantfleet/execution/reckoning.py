@@ -32,8 +32,7 @@ class Reckoning:
 
         Args:
             planned: hosts that the run is for.
-            last_play: name of the play that a host must have come through to count as ok; None when the plays have
-                no fixed names.
+            last_play: the play that a host must have come through to count as ok; None when none matters.
         """
         self._planned = tuple(planned)
         self._last_play = last_play
@@ -104,7 +103,7 @@ class Reckoning:
             ),
         )
 
-    def _judge(self, host: str, *, ended: bool) -> tuple[HostState, str]:
+    def _judge(self, host: str, *, ended: bool) -> tuple[HostState, str]:  # noqa: PLR0911 - a rule a line
         if host not in self._seen:
             return HostState.NOT_ATTEMPTED, "no task ran there"
         if self._stats is None or not ended:

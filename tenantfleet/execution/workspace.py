@@ -64,21 +64,27 @@ def open_workspace(memory: Path | None = None) -> Iterator[Workspace]:
         fcntl.flock(owner, fcntl.LOCK_EX)
         yield Workspace(root)
     finally:
-        shutil.rmtree(root)
+        _remove(root)
         os.close(owner)
 
 
 def remove_own_workspaces(memory: Path | None = None) -> None:
     """Remove every workspace of this process, because it is about to die in the middle of a run."""
-    base = memory or _tmpfs()
-    for root in base.glob(f"{_PREFIX}{os.getpid()}-*"):
-        detached = base / f"{_DETACHED}{root.name}"
-        root.rename(detached)  # first out of sight of those who still write to it
-        shutil.rmtree(detached, ignore_errors=True)
+    for root in (memory or _tmpfs()).glob(f"{_PREFIX}{os.getpid()}-*"):
+        _remove(root)
+
+
+def _remove(root: Path) -> None:
+    """First out of sight of those who still write to it; then a kill leaves nothing that others miss."""
+    detached = root.with_name(f"{_DETACHED}{root.name}")
+    root.rename(detached)
+    shutil.rmtree(detached, ignore_errors=True)
 
 
 def _remove_orphans(base: Path) -> None:
     """Remove workspaces of ours whose driver is dead: the kernel released its lock."""
+    for detached in base.glob(f"{_DETACHED}*"):
+        shutil.rmtree(detached, ignore_errors=True)
     for root in base.glob(f"{_PREFIX}*"):
         try:
             if root.stat().st_uid != os.geteuid():
@@ -88,9 +94,9 @@ def _remove_orphans(base: Path) -> None:
             continue  # being made or removed at this moment
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(root, ignore_errors=True)
-        except BlockingIOError:
-            pass
+            _remove(root)
+        except (BlockingIOError, FileNotFoundError):
+            pass  # at work, or another driver removes it at this moment
         finally:
             os.close(owner)
 

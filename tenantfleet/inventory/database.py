@@ -1,6 +1,6 @@
 """The ledger: which machine belongs to whom, and which order is at work. SQLite, one file an environment.
 
-A change is one IMMEDIATE transaction; what must not happen twice is a constraint of the schema, not a check before it.
+A change is one IMMEDIATE transaction; what must not happen twice is a constraint of the schema.
 No secret is stored: an order's sealed payload is ciphertext, and erased when the order is done.
 """
 
@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS tenant_order (
     submitted_at TEXT NOT NULL,
     finished_at  TEXT
 ) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS one_running_order_a_tenant ON tenant_order (tenant_id) WHERE state = 'running';
+CREATE UNIQUE INDEX IF NOT EXISTS one_running_order_a_tenant
+    ON tenant_order (tenant_id) WHERE state = 'running';
 CREATE TABLE IF NOT EXISTS step (
     order_id    TEXT NOT NULL REFERENCES tenant_order (order_id),
     attempt     INTEGER NOT NULL,
@@ -62,7 +63,7 @@ CREATE TABLE IF NOT EXISTS run_number (
 
 
 class LedgerDatabase:
-    """The file, its schema and its transactions. A connection lives for one transaction, so threads share nothing."""
+    """The file, its schema and its transactions. A connection is for one transaction only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

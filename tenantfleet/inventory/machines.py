@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from tenantfleet.model.errors import ConflictError, InputRefusedError, NoMachine
 from tenantfleet.model.order import utc_text
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
     from datetime import datetime
 
@@ -108,7 +108,8 @@ class MachineLedger:
         """Take the machine from the tenant; nobody gets it before it is reinstalled."""
         with self._database.transaction() as ledger:
             ledger.execute(
-                "UPDATE machine SET dirty = 1 WHERE machine_id IN (SELECT machine_id FROM claim WHERE tenant_id = ?)",
+                "UPDATE machine SET dirty = 1"
+                " WHERE machine_id IN (SELECT machine_id FROM claim WHERE tenant_id = ?)",
                 (tenant_id,),
             )
             ledger.execute("DELETE FROM claim WHERE tenant_id = ?", (tenant_id,))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from tenantfleet.model.errors import ConflictError, InputRefusedError, OrderSpen
 from tenantfleet.model.order import HubOrder, utc_text
 
 if TYPE_CHECKING:
+    import sqlite3
     from datetime import datetime
 
     from tenantfleet.inventory.database import LedgerDatabase
@@ -83,8 +83,8 @@ class OrderLedger:
     def submit(self, order: HubOrder, *, again: bool, now: datetime) -> OrderRecord:
         """Accept an order, or find it again.
 
-        A new order starts its first attempt. One that failed starts its next. One that runs or is done is returned as
-        it is, unless `again` asks for another attempt of a done one (whose payload was consumed and stays so).
+        A new order starts its first attempt. One that failed starts its next. One that runs or is done is
+        returned as it is, unless `again` asks for another attempt of a done one: its payload stays consumed.
 
         Raises:
             OrderSpentError: `order.replayed`, the id was used for an order with another content.
@@ -133,8 +133,8 @@ class OrderLedger:
         if row["state"] == OrderState.FAILED or (again and row["state"] == OrderState.DONE):
             _refuse_busy_tenant(ledger, order)
             ledger.execute(
-                "UPDATE tenant_order SET state = 'running', attempt = attempt + 1, result = NULL, finished_at = NULL"
-                " WHERE order_id = ?",
+                "UPDATE tenant_order SET state = 'running', attempt = attempt + 1, result = NULL,"
+                " finished_at = NULL WHERE order_id = ?",
                 (row["order_id"],),
             )
 
@@ -191,7 +191,8 @@ class OrderLedger:
         with self._database.transaction() as ledger:
             ledger.execute(
                 "INSERT INTO step (order_id, attempt, name, state, started_at) VALUES (?, ?, ?, 'running', ?)"
-                " ON CONFLICT DO UPDATE SET state = 'running', started_at = excluded.started_at, summary = ''",
+                " ON CONFLICT DO UPDATE"
+                " SET state = 'running', started_at = excluded.started_at, summary = ''",
                 (order_id, attempt, name, utc_text(now)),
             )
 

@@ -24,7 +24,7 @@ class FleetHost:
 def ssh_arguments(machine: Machine) -> str:
     """Options that make ssh believe in this machine's own key or CA only, and in nothing of the user's.
 
-    Neither ~/.ssh/config nor an agent nor a known_hosts file has a say; what ssh may believe is printed by a command.
+    Neither ~/.ssh/config nor an agent nor a known_hosts file has a say; a command prints what to believe.
     """
     options = {
         "UserKnownHostsFile": "/dev/null",

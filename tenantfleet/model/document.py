@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from tenantfleet.model.errors import InputRefusedError, TenantfleetError
 
@@ -40,6 +40,15 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _not_a_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be 1")  # noqa: TRY004 - pydantic wants a ValueError; true equals 1 for it
+    return value
+
+
+VersionOne = Annotated[Literal[1], BeforeValidator(_not_a_boolean)]
 
 
 class Document(BaseModel):
@@ -83,6 +92,7 @@ class Document(BaseModel):
             ) from None
 
 
+_HELP = {"order": "; `tenantfleet order schema` prints what an order may hold"}
 _CODES = {"extra_forbidden": "unknown_field", "missing": "missing_field"}
 
 
@@ -94,14 +104,12 @@ def _refusal(kind: str, errors: Iterable[ErrorDetails]) -> TenantfleetError:
     else:
         code = _CODES.get(what, "wrong_type" if what.endswith("_type") else "wrong_value")
     text = "; ".join(
-        f"{where or 'document'}: {message[0].lower()}{message[1:]}" for where, _, message in found[:8]
+        f"{name or 'document'}: {message[0].lower()}{message[1:]}" for name, _, message in found[:8]
     )
     return InputRefusedError(
         f"the {kind} was refused: {text}",
         code=f"{kind}.{code}",
-        hint=f"Correct {found[0][0] or 'the document'}; `tenantfleet order schema` prints what an order may hold."
-        if kind == "order"
-        else f"Correct {found[0][0] or 'the document'} and try again.",
+        hint=f"Correct {where or 'the document'} and try again{_HELP.get(kind, '')}.",
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, StringConstraints, model_validator
 
-from tenantfleet.model.document import Document
+from tenantfleet.model.document import Document, VersionOne
 from tenantfleet.model.order import Region  # noqa: TC001 - pydantic reads it
 
 MachineId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")]
@@ -54,7 +54,7 @@ class Machine(Document):
 class MachineList(Document):
     """machines.yml, schema v1."""
 
-    version: Literal[1]
+    version: VersionOne
     machines: tuple[Machine, ...]
 
     @model_validator(mode="after")

@@ -7,12 +7,12 @@ import binascii
 import json
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from uuid import UUID  # noqa: TC003 - pydantic reads it
 
 from pydantic import AwareDatetime, Field, StringConstraints, field_serializer, model_validator
 
-from tenantfleet.model.document import Document, digest
+from tenantfleet.model.document import Document, VersionOne, digest
 from tenantfleet.model.errors import OrderSpentError
 
 TenantId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,30}[a-z0-9]$")]
@@ -55,7 +55,7 @@ class Autonomy(StrEnum):
 class HubOrder(Document):
     """What the Hub wants done for one tenant. `order_id` is the idempotency key."""
 
-    version: Literal[1]
+    version: VersionOne
     order_id: UUID
     kind: OrderKind
     tenant_id: TenantId
@@ -119,7 +119,7 @@ class HubOrder(Document):
 class SealedPayload(Document):
     """The plaintext inside `sealed`: made by the Hub, opened in memory only."""
 
-    version: Literal[1]
+    version: VersionOne
     job_id: UUID
     tenant_id: TenantId
     expires: AwareDatetime

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from tenantfleet.model.document import Document
+from tenantfleet.model.document import Document, VersionOne
 from tenantfleet.model.order import Region  # noqa: TC001 - pydantic reads it
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
@@ -34,7 +34,7 @@ class EgressProvider(Document):
 class FleetSettings(Document):
     """One environment: where machines, releases and images come from."""
 
-    version: Literal[1]
+    version: VersionOne
     environment: EnvironmentName
     regions: Annotated[tuple[Region, ...], Field(min_length=1)]
     provider: StaticProvider

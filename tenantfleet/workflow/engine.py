@@ -1,7 +1,7 @@
 """The only importer of dbos: each order is one durable workflow of named steps.
 
-A step that returned is never run again; a step that was cut off is run again from its start, so each is safe to
-repeat. The engine stores order ids and plain JSON results, nothing else.
+A step that returned is never run again; a step that was cut off is run again from its start, so each is
+safe to repeat. The engine stores order ids and plain JSON results, nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OrderSteps(Protocol):
         ...
 
     def close(self, order_id: str, attempt: int, values: Data, failure: Data | None) -> Data:
-        """Write the order's end down and return its result; `values` holds what each step returned, by name."""
+        """Write the order's end down and return its result; `values`: what each step returned, by name."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A whole small fleet on this machine: a release store over TLS, an environment, and playbooks that run locally."""
+"""A small fleet on this machine: a release store over TLS, an environment, and playbooks that run locally."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ PROVISION = """
   gather_facts: false
   connection: local
   tasks:
-    - {name: Leave out machines that are enrolled, ansible.builtin.meta: end_host, when: machine_enrolled | bool}
+    - {name: Leave out enrolled ones, ansible.builtin.meta: end_host, when: machine_enrolled | bool}
 - name: Provision
   hosts: tenants
   gather_facts: false
   connection: local
   tasks:
     - name: Count this run
-      ansible.builtin.lineinfile: {path: "{{ network.log }}", line: "run {{ run_number }}", create: true, mode: "0600"}
+      ansible.builtin.lineinfile:
+        {path: "{{ network.log }}", line: "run {{ run_number }}", create: true, mode: "0600"}
     - name: Wait at the gate
       ansible.builtin.wait_for: {path: "{{ network.gate }}", timeout: 120, sleep: 1}
     - name: Read the payload
@@ -122,12 +123,24 @@ class Fleet:
         return path
 
     def command(self, *arguments: str | Path) -> list[str]:
-        return [str(TENANTFLEET), "--home", str(self.home), "--project", str(self.project), *map(str, arguments)]
+        return [
+            str(TENANTFLEET),
+            "--home",
+            str(self.home),
+            "--project",
+            str(self.project),
+            *map(str, arguments),
+        ]
 
     def tenantfleet(self, *arguments: str | Path, timeout_s: int = 120) -> subprocess.CompletedProcess[str]:
         """Run the real command line to its end."""
         return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False, env=clean_env()
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=clean_env(),
         )
 
     def open_gate(self) -> None:

@@ -99,7 +99,9 @@ def test_killed_driver_leaves_no_process_and_the_next_one_finishes_the_order(
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     wait_until(
-        lambda: not processes_naming(str(fleet.project)), "the end of all its processes", tmp_path / "driver.log"
+        lambda: not processes_naming(str(fleet.project)),
+        "the end of all its processes",
+        tmp_path / "driver.log",
     )
     fleet.open_gate()
     done = fleet.tenantfleet("provision", order, "--json")

@@ -23,7 +23,10 @@ def test_a_host_that_came_through_the_last_play_is_ok_and_its_plays_are_named(ru
     outcome = run(
         """
 - {name: Enrol, hosts: all, gather_facts: false, tasks: [{name: One, ansible.builtin.debug: {msg: hello}}]}
-- {name: Provision, hosts: all, gather_facts: false, tasks: [{name: Two, ansible.builtin.command: {argv: ["true"]}}]}
+- name: Provision
+  hosts: all
+  gather_facts: false
+  tasks: [{name: Two, ansible.builtin.command: {argv: ["true"]}}]
 """,
         "a",
         last_play="Provision",
