@@ -1,13 +1,14 @@
 """The exact layer: every registered secret of the tenant in every listed encoding. It is the guarantee."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ahocorasick  # type: ignore[import-not-found]
 import re2  # type: ignore[import-untyped]
 
 from egress_proxy.encodings import Variant, variants
+from egress_proxy.folding import unwrap, unwrap_bytes
 from egress_proxy.placeholder import Placeholders, safe_name
 from egress_proxy.refusal import NotReadyError
 from egress_proxy.span import Layer, Span
@@ -54,11 +55,17 @@ class ExactLayer:
 
     def occurs_in(self, data: bytes) -> bool:
         """Return whether ``data`` (UTF-8) holds any form of any registered value."""
-        return self._any.search(data) is not None
+        return self._any.search(data) is not None or self._any.search(unwrap_bytes(data)) is not None
 
     def spans(self, text: str) -> Iterator[Span]:
         if not self.occurs_in(text.encode()):
             return
+        yield from self._spans_in(text)
+        for block in unwrap(text):
+            for span in self._spans_in(block.line):
+                yield replace(span, start=block.places[span.start], end=block.places[span.end - 1] + 1)
+
+    def _spans_in(self, text: str) -> Iterator[Span]:
         for last, entry in self._automaton.iter(text):
             variant = entry.variant
             start, end = last + 1 - len(variant.text), last + 1

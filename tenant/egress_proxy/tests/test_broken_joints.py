@@ -297,6 +297,7 @@ def test_rules_that_do_not_do_what_their_examples_say_close_the_proxy(tmp_path: 
                 b"{",
                 shipped_rules().replace(b"ghp", b"xhp", 1),
                 shipped_rules().replace(b'"pattern": "', b'"pattern": "(', 1),
+                shipped_rules().replace(b"ghp_tooshort", b"ghp_" + b"a1" * 18, 1),
             ):
                 rules = tmp_path / "rules.json"
                 rules.write_bytes(broken)

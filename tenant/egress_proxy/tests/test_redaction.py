@@ -1,7 +1,9 @@
 """The layers on their own: what each finds, what it leaves alone, and that no registered value passes."""
 
+import gzip
 import json
 import re
+import tracemalloc
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from egress_proxy.config import Credentials, parse_config
 from egress_proxy.entropy import is_random
+from egress_proxy.json_body import decode_body
 from egress_proxy.redactor import Redactor
 from egress_proxy.refusal import NotReadyError, RefusalError
 from egress_proxy.rules import Rule, parse_rules, shipped_rules
@@ -154,6 +157,20 @@ def test_a_private_key_is_found_whole_and_line_by_line() -> None:
         assert "[[S:node_key:" in say(layers, text)[0]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
+@pytest.mark.parametrize("width", [60, 64, 76])
+def test_encoded_text_that_a_tool_broke_into_lines_is_found(end: str, width: int) -> None:
+    secret = "-".join(str(number) for number in range(1000, 1030))
+    layers = redactor(db=secret)
+    for data in (secret.encode(), f"# comment\nKEY={secret}\nMORE=1\n".encode()):
+        for line in (b64encode(data).decode(), data.hex()):
+            wrapped = end.join(line[at : at + width] for at in range(0, len(line), width))
+            text, _ = say(layers, f"$ base64 key\n{wrapped}\n$ ")
+            assert "[[S:db:" in text
+            folded = text.replace("\\n", "").replace("\r", "").replace("\n", "")
+            assert leaks(folded.encode(), secret) == []
+
+
 def test_a_name_that_holds_a_secret_is_not_spoken() -> None:
     text, _ = say(redactor(**{"db.hunter22": "hunter22", "other": "swordfish"}), "hunter22 swordfish")
     assert re.fullmatch(r"\[\[S:secret:[0-9a-f]{8}\]\] \[\[S:other:[0-9a-f]{8}\]\]", text)
@@ -169,6 +186,16 @@ def test_a_value_that_is_too_short_is_named_and_refused() -> None:
     with pytest.raises(NotReadyError, match="pin") as refusal:
         redactor(pin="98765")
     assert "98765" not in str(refusal.value)
+
+
+def test_a_bomb_costs_no_more_memory_than_the_limit() -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    tracemalloc.start()
+    with pytest.raises(RefusalError):
+        decode_body(bomb, "gzip", limit=1_000_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_overlaps_become_one_span_of_the_surest_layer() -> None:
