@@ -1,0 +1,93 @@
+"""A control plane over a lab, driven as an operator drives it: by `tenantfleet`, with a home of its own."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab import endpoints, fleet
+from lab.state import Lab, LabError, write_whole
+
+ENVIRONMENT = "dev"
+REGION = "eu-lab"
+PROVIDER = "openai"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """An environment whose machines are a lab's hosts; everything of it lies in `home`."""
+
+    lab: Lab
+    home: Path
+
+    def command(self, *argv: str) -> list[str]:
+        """The words that an operator types."""
+        return [str(fleet.ROOT / ".venv/bin/tenantfleet"), *argv]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TENANTFLEET_HOME": str(self.home), "TENANTFLEET_ENVIRONMENT": ENVIRONMENT}
+
+    def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command and keep what it prints.
+
+        Raises LabError with the command's own words when `check` and it fails.
+        """
+        done = subprocess.run(
+            self.command(*argv),
+            check=False,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=fleet.ROOT,
+        )
+        if check and done.returncode:
+            raise LabError(
+                f"tenantfleet {' '.join(argv)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def init(self) -> None:
+        """Set the environment up, with settings that point at the lab. Safe to repeat."""
+        place = endpoints.info(self.lab)
+        recovery = self.home / "recovery.key"
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = {
+            "version": 1,
+            "environment": ENVIRONMENT,
+            "regions": [REGION],
+            "provider": {"kind": "static", "machines": place["machines_file"]},
+            "store_url": place["store_url"],
+            "store_ca": place["ca_file"],
+            "store_address": place["gateway"],
+            "registry": place["registry"],
+            "first_contact_key": str(self.lab.keys / "client"),
+            "egress_providers": [{"id": PROVIDER, "upstream": place["model_url"]}],
+            "network": fleet.network(self.lab),
+        }
+        path = self.home / "settings-dev.yml"
+        write_whole(path, yaml.safe_dump(settings, sort_keys=False))
+        self.run("init", "--settings", str(path), "--recovery-key-file", str(recovery))
+
+    def order(self, tenant: str, *, release: str, secrets: dict[str, str], **options: str) -> Path:
+        """Write a sealed order; return its file. Another call for the same tenant is another order."""
+        folder = self.home / "orders"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        plain, path = folder / f"{tenant}.secrets.yml", folder / f"{tenant}.yml"
+        write_whole(plain, yaml.safe_dump(secrets), mode=0o600)
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self.run(
+            "order", "new", tenant, "--region", REGION, "--domain", f"{tenant}.lab.test", "--release", release,
+            "--class", "sandbox", "--secrets", str(plain), "--output", str(path), *words,
+        )  # fmt: skip
+        plain.unlink()
+        return path
+
+    def status(self, tenant: str) -> dict[str, Any]:
+        """What the ledger says of a tenant's orders and their steps."""
+        answer: dict[str, Any] = json.loads(self.run("status", tenant, "--json").stdout)
+        return answer
