@@ -353,13 +353,20 @@ class World:
         command = self.inside("/opt/node/bin/node", ENTRY, *argv)
         return subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds)
 
-    def turn(self, *steps: dict[str, Any], session: str) -> subprocess.CompletedProcess[str]:
+    def turn(
+        self, *steps: dict[str, Any], session: str, timeout_s: int = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Let an agent turn play ``steps``; the model's script travels in the user's message."""
         message = f"Please go on. [[script: {json.dumps(list(steps))}]]"
-        return self.say(message, session=session)
+        return self.say(message, session=session, timeout_s=timeout_s)
 
-    def say(self, message: str, *, session: str) -> subprocess.CompletedProcess[str]:
-        options = ["--agent", "main", "--session-key", f"agent:main:{session}", "--json", "--timeout", "120"]
+    def refused_turn(self, *steps: dict[str, Any], session: str) -> None:
+        """A turn that must get no model; the gateway would repeat its call for two minutes."""
+        self.turn(*steps, session=session, timeout_s=40)
+
+    def say(self, message: str, *, session: str, timeout_s: int = 120) -> subprocess.CompletedProcess[str]:
+        options = ["--agent", "main", "--session-key", f"agent:main:{session}", "--json"]
+        options += ["--timeout", str(timeout_s)]
         return self.cli("agent", *options, "--message", message)
 
     # -- ends

@@ -293,7 +293,7 @@ def plant(folder: Path) -> None:
 def test_without_the_daemon_there_is_no_model(tenant: World) -> None:
     tenant.stop_daemon()
     before = len(tenant.model_requests())
-    tenant.turn(exec_step("touch daemonless"), session="daemonless")
+    tenant.refused_turn(exec_step("touch daemonless"), session="daemonless")
     assert not workspace(tenant, "daemonless").exists()
     assert_model_saw_nothing(tenant, before)
 
@@ -302,7 +302,7 @@ def test_a_plugin_of_another_digest_closes_admission(tenant: World) -> None:
     tenant.stop_daemon()
     tenant.start_daemon(plugin_sha256="0" * 64)
     before = len(tenant.model_requests())
-    tenant.turn(exec_step("touch other-digest"), session="other-digest")
+    tenant.refused_turn(exec_step("touch other-digest"), session="other-digest")
     assert tenant.status()["admission"] == "closed"
     assert not workspace(tenant, "other-digest").exists()
     assert_model_saw_nothing(tenant, before)
@@ -320,7 +320,7 @@ def test_a_failed_reload_leaves_no_unguarded_turn_with_a_model(tenant: World) ->
     assert reload.returncode != 0, reload.stdout
     wait_until(lambda: tenant.status()["admission"] == "open", seconds=30, what="open admission")
     before, asked = len(tenant.model_requests()), len(tenant.relay_said())
-    tenant.turn(exec_step("touch after-reload"), session="after-reload")
+    tenant.refused_turn(exec_step("touch after-reload"), session="after-reload")
     assert not workspace(tenant, "after-reload").exists()
     assert_model_saw_nothing(tenant, before)
     assert {said["verdict"].get("reason") for said in tenant.relay_said()[asked:]} == {"no_nonce"}
@@ -341,11 +341,13 @@ def test_a_gateway_without_its_wrapper_is_ready_and_has_no_model(made: World, fa
     try:
         made.start_gateway()
         wait_until(lambda: made.status()["admission"] == "open", seconds=30, what="open admission")
-        before = len(made.model_requests())
-        made.turn(exec_step(f"touch {fault}"), session=fault)
+        before, asked = len(made.model_requests()), len(made.relay_said())
+        made.refused_turn(exec_step(f"touch {fault}"), session=fault)
         assert made.gateway_ready()
         assert not workspace(made, fault).exists(), made.story()
         assert_model_saw_nothing(made, before)
+        verdicts = {said["verdict"].get("reason") for said in made.relay_said()[asked:]}
+        assert verdicts == {"no_nonce"}, "the unguarded turn must have tried"
     finally:
         made.stop_gateway()
         made.mounted = None
