@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from link.ask import Unanswered, ask_socket, ask_url
-from link.clock import is_synchronised
 from link.config import UNITS, Config
 from link.envelope import Json
 
@@ -37,7 +36,7 @@ def observe(config: Config) -> Observation:
         counters={"wrapper": status.get("counters", {}), "egress": dict(figures)},
         redaction_tested=egress_up and figures.get("selftest_ok") == 1,
         disk={"free_bytes": room.f_bavail * room.f_frsize, "total_bytes": room.f_blocks * room.f_frsize},
-        clock_synchronised=is_synchronised(),
+        clock_synchronised=config.clock_file.exists(),
         parts={
             "egress": _word(up=egress_up),
             "wrapper": _word(up=wrapper_up),

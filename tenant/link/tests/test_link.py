@@ -76,6 +76,7 @@ def lonely(tmp_path: Path) -> Config:
         status_socket=tmp_path / "status.sock",
         egress_url=f"http://127.0.0.1:{port}",
         openclaw_url=f"http://127.0.0.1:{port}/readyz",
+        clock_file=tmp_path / "synchronized",
     )
 
 
@@ -88,7 +89,7 @@ def test_a_lonely_host_beats_and_says_that_everything_is_down(lonely: Config, ke
     document = beat(lonely, key)
     assert document["parts"] == {"egress": "down", "wrapper": "down", "openclaw": "down"}
     assert document["admission"] == {"admission": "unknown", "reason": "wrapper: FileNotFoundError"}
-    assert document["self_tests"] == {"redaction": False}
+    assert (document["self_tests"], document["clock"]) == ({"redaction": False}, {"synchronized": False})
     assert (document["version"], document["tenant_id"], document["sequence"]) == (1, "acme", 1)
 
 
@@ -97,6 +98,7 @@ def test_a_whole_host_reports_its_parts(lonely: Config, key: Ed25519PrivateKey, 
     current.mkdir(parents=True)
     (current / "code").symlink_to("../../store/" + "a" * 64)
     (tmp_path / "opt/egress_proxy/current").symlink_to("0123456789abcdef")
+    lonely.clock_file.touch()
     wrapper = socketserver.ThreadingUnixStreamServer(str(lonely.status_socket), Neighbour)
     proxy = http.server.ThreadingHTTPServer(
         ("127.0.0.1", int(lonely.egress_url.rpartition(":")[2])), Neighbour
@@ -105,7 +107,7 @@ def test_a_whole_host_reports_its_parts(lonely: Config, key: Ed25519PrivateKey, 
         document = beat(lonely, key)
     assert document["parts"] == {"egress": "up", "wrapper": "up", "openclaw": "up"}
     assert document["admission"] == {**STATUS, "ratio": "0.5"}  # no floats in canonical JSON
-    assert document["self_tests"] == {"redaction": True}
+    assert (document["self_tests"], document["clock"]) == ({"redaction": True}, {"synchronized": True})
     assert document["activations"] == {"egress_proxy": "0123456789abcdef"}
     assert document["digests"] == {"egress_proxy": "a" * 64}
     assert document["counters"] == {
