@@ -111,6 +111,8 @@ def plug_in(lab: Lab, *, number: int, machine_namespace: int, mtu: int) -> None:
     """
     run("ip", "-batch", "-", stdin=batch)
     os.setns(inside, os.CLONE_NEWNET)
+    # The kernel copies this from the machine, which may be a router; a new machine is none.
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
     run("ip", "-batch", "-", stdin=_inside(lab, number))
     os.close(inside)
 
