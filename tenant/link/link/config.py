@@ -24,8 +24,8 @@ class Config:
         status_socket: the wrapper's status, HTTP over a unix socket.
         egress_url: the egress proxy; `/readyz` and `/metrics` are asked.
         openclaw_url: asked for any answer below 500.
-        clock_file: made by systemd-timesyncd at its first synchronisation of this boot. (adjtimex(2) would know as
-            well, but a unit with `ProtectClock` may not call it, not even to read.)
+        clock_file: made by systemd-timesyncd at its first synchronisation of this boot; adjtimex(2) would
+            know as well, but a unit with `ProtectClock` may not call it, not even to read.
     """
 
     tenant_id: str
