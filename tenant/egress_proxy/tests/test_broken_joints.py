@@ -31,6 +31,8 @@ from egress_world import (
     world,
 )
 
+_ADMITTED = {"admitted": True, "admission_id": "a1", "run_id": "r", "route": "upstream"}
+
 type Upstream = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -39,7 +41,7 @@ async def _text_answer(_question: Json) -> web.StreamResponse:
 
 
 async def _failure(_question: Json) -> web.StreamResponse:
-    return web.json_response({"admitted": True}, status=500)
+    return web.json_response(_ADMITTED, status=500)
 
 
 def _json_answer(document: object) -> Callable[[Json], Awaitable[web.StreamResponse]]:
@@ -47,9 +49,6 @@ def _json_answer(document: object) -> Callable[[Json], Awaitable[web.StreamRespo
         return web.json_response(document)
 
     return answer
-
-
-_ADMITTED = {"admitted": True, "admission_id": "a1", "run_id": "r", "route": "upstream"}
 
 
 @pytest.mark.parametrize(

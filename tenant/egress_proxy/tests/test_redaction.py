@@ -126,22 +126,26 @@ def test_secret_keys_are_told_from_others() -> None:
 def test_opaque_fields_keep_what_only_looks_like_a_secret(plain: Redactor) -> None:
     image = "data:image/png;base64," + b64encode(bytes(range(256)) * 2).decode()
     call_id = "call_x7kQ2mPz9LwT4vBnR5cY8dF1"
-    document = {
+    document: dict[str, Any] = {
         "model": "x7kQ2mPz9LwT4vBnR5cY8dF1",
         "messages": [
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]},
             {"role": "tool", "tool_call_id": call_id, "content": ""},
         ],
     }
-    redacted = plain.redact(document)
-    assert json.loads(redacted.wire) == document
+    assert json.loads(plain.redact(document).wire) == document
+    said = {"role": "user", "content": f"what is {call_id}?"}  # what is opaque there is a find here
+    redacted = json.loads(plain.redact({**document, "messages": [*document["messages"], said]}).wire)
+    assert redacted["messages"][:-1] == document["messages"]
+    assert call_id not in redacted["messages"][-1]["content"]
     hidden = {"messages": [{"role": "tool", "tool_call_id": SECRET, "content": image + SECRET}]}
     assert leaks(plain.redact(hidden).wire) == []
 
 
 def test_json_in_json_that_holds_no_secret_keeps_its_layout(plain: Redactor) -> None:
     text = '{ "a" : 1.50,\n "b": [ "\\u0041" ] }'
-    assert say(plain, text) == (text, {})
+    wire = plain.redact({"messages": [{"content": text}, {"content": SECRET}]}).wire
+    assert json.loads(wire)["messages"][0]["content"] == text
 
 
 def test_two_keys_with_one_placeholder_keep_both_values(plain: Redactor) -> None:
@@ -174,6 +178,14 @@ def test_encoded_text_that_a_tool_broke_into_lines_is_found(end: str, width: int
 def test_a_name_that_holds_a_secret_is_not_spoken() -> None:
     text, _ = say(redactor(**{"db.hunter22": "hunter22", "other": "swordfish"}), "hunter22 swordfish")
     assert re.fullmatch(r"\[\[S:secret:[0-9a-f]{8}\]\] \[\[S:other:[0-9a-f]{8}\]\]", text)
+
+
+def test_a_placeholder_that_the_model_repeats_is_no_find_whatever_its_name() -> None:
+    layers = redactor(**{"tools.x7kQ2mPz9LwT4vBnR5cY8dF1": "swordfish"})
+    placeholder, _ = say(layers, "swordfish")
+    assert say(layers, f"{placeholder} and swordfish")[0] == f"{placeholder} and {placeholder}"
+    assert say(layers, placeholder) == (placeholder, {})
+    assert say(layers, "[[S:x7kQ2mPz9LwT4vBnR5cY8dF1:01234567]]")[1]  # nobody's name: not ours
 
 
 def test_placeholders_depend_on_the_tenants_key() -> None:
