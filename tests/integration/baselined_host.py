@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
+LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))  # noqa: S108 - the lab's own default
 
 PLAY = """
 - hosts: all
@@ -35,7 +34,8 @@ PLAY = """
 
 def lab(*argv: str) -> str:
     """Run the lab's command line; its own message explains a failure."""
-    done = subprocess.run([sys.executable, "-m", "lab.cli", *argv], capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [ROOT / ".venv/bin/lab", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, f"lab {' '.join(argv)}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -70,7 +70,19 @@ class BaselinedHost:
     def certify(self, *, principals: str = "tf-deploy,tf-ops", authority: str = "ca") -> None:
         key = self.directory / "login.pub"
         subprocess.run(
-            ["ssh-keygen", "-q", "-s", self.directory / authority, "-I", "test", "-n", principals, "-V", "-5m:+2h", key],
+            [
+                "ssh-keygen",
+                "-q",
+                "-s",
+                self.directory / authority,
+                "-I",
+                "test",
+                "-n",
+                principals,
+                "-V",
+                "-5m:+2h",
+                key,
+            ],
             check=True,
         )
 
@@ -100,8 +112,10 @@ class BaselinedHost:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
         return Run(returncode=done.returncode, output=done.stdout + done.stderr)
 
-    def ssh(self, *command: str, user: str = "tf-deploy", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Log in over a connection of its own; nothing is shared with a session that is still open."""
+    def ssh(
+        self, *command: str, user: str = "tf-deploy", stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Log in over a connection of its own, sharing nothing with a session that is still open."""
         key = LAB / "keys/client" if user == "debian" else self.directory / "login"
         argv = ["ssh", "-F", str(LAB / "ssh_config"), "-o", "ControlPath=none", "-o", "BatchMode=yes"]
         argv += ["-o", "ConnectTimeout=5", "-i", str(key), f"{user}@{self.name}", *command]

@@ -12,7 +12,7 @@ Result: `os` {id, version_id}; `uids` {name: uid or null}; `groups` {name: [grou
 `firewall` (comments of the live table's rules in order, or null when there is no table).
 """
 
-# The mark that lets Ansible send this file as it is, without its wrapper: <<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>
+# Lets Ansible send this file as it is, without its wrapper: <<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>
 
 from __future__ import annotations
 

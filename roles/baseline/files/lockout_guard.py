@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 """Take back a change that locked everybody out, unless somebody confirms it over a new connection.
 
-    lockout-guard arm SECONDS PATH...   remember the paths, the SSH units and our firewall table; start the timer
+    lockout-guard arm SECONDS PATH...   remember paths, SSH units and our firewall table; start the timer
     lockout-guard confirm               keep the change; exit 1 when it was taken back already
-    lockout-guard revert                put everything back (the timer calls it, and so does the next boot)
+    lockout-guard revert                put everything back (called by the timer, and by the next boot)
 
-The memory is one file, written whole and synced before the timer runs. Who holds the lock and finds that file decides:
-a confirmation and a revert can never both happen.
+The memory is one file, written whole and synced before the timer runs. Who holds the lock and finds that file
+decides: a confirmation and a revert can never both happen.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STATE = Path("/var/lib/tenantfleet/lockout")
 ARMED = STATE / "armed.json"
@@ -29,13 +31,20 @@ TIMER = "tf-lockout-revert"
 TABLE = ("inet", "tenantfleet")
 SSH_UNITS = ("ssh.socket", "ssh.service")
 SELF = "/usr/local/lib/tenantfleet/lockout-guard"
+SYSTEMCTL = "/usr/bin/systemctl"
+NFT = "/usr/sbin/nft"
+
+
+def say(text: str) -> None:
+    """Speak to the journal, or to the run that called us."""
+    sys.stderr.write(f"{text}\n")
 
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run a command that may fail; what it says belongs into the journal."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=30)
     if done.returncode:
-        print(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}", file=sys.stderr)
+        say(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
     return done
 
 
@@ -90,26 +99,33 @@ def restore(path: Path, memory: dict[str, Any] | None) -> None:
 
 
 def unit_state(unit: str) -> dict[str, bool]:
-    enabled = subprocess.run(["systemctl", "is-enabled", "--quiet", unit], check=False).returncode == 0
-    active = subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0
-    return {"enabled": enabled, "active": active}
+    verbs = {"enabled": "is-enabled", "active": "is-active"}
+    return {
+        word: subprocess.run([SYSTEMCTL, verb, "--quiet", unit], check=False).returncode == 0
+        for word, verb in verbs.items()
+    }
 
 
 def arm(seconds: int, paths: list[str]) -> int:
     with locked():
         if ARMED.exists():
-            print("another change waits for its confirmation or its revert", file=sys.stderr)
+            say("another change waits for its confirmation or its revert")
             return 1
-        table = subprocess.run(["nft", "-s", "list", "table", *TABLE], capture_output=True, text=True, check=False)
+        table = run(NFT, "-s", "list", "table", *TABLE)
         memory = {
             "paths": {path: remember(Path(path)) for path in paths},
             "units": {unit: unit_state(unit) for unit in SSH_UNITS},
             "table": table.stdout if table.returncode == 0 else None,
         }
-        run("systemctl", "reset-failed", f"{TIMER}.timer", f"{TIMER}.service")
+        run(SYSTEMCTL, "reset-failed", f"{TIMER}.timer", f"{TIMER}.service")
         write_whole(ARMED, json.dumps(memory).encode(), mode=0o600)
         timer = run(
-            "systemd-run", f"--unit={TIMER}", f"--on-active={seconds}s", "--timer-property=AccuracySec=1s", SELF, "revert"
+            "/usr/bin/systemd-run",
+            f"--unit={TIMER}",
+            f"--on-active={seconds}s",
+            "--timer-property=AccuracySec=1s",
+            SELF,
+            "revert",
         )
         if timer.returncode:
             ARMED.unlink()
@@ -119,25 +135,25 @@ def arm(seconds: int, paths: list[str]) -> int:
 def confirm() -> int:
     with locked():
         if not ARMED.exists():
-            print("nothing waits for a confirmation: the change was taken back", file=sys.stderr)
+            say("nothing waits for a confirmation: the change was taken back")
             return 1
         ARMED.unlink()
-    return run("systemctl", "stop", f"{TIMER}.timer").returncode
+    return run(SYSTEMCTL, "stop", f"{TIMER}.timer").returncode
 
 
 def restore_table(listing: str | None) -> None:
-    """Load the old table in one transaction; a table that does not load any more goes, as reachable beats filtered."""
+    """Load the old table in one transaction; one that does not load goes: reachable beats filtered."""
     forget = "table {0} {1}\ndelete table {0} {1}\n".format(*TABLE)
-    if run("nft", "-f", "-", stdin=forget + (listing or "")).returncode:
-        run("nft", "-f", "-", stdin=forget)
+    if run(NFT, "-f", "-", stdin=forget + (listing or "")).returncode:
+        run(NFT, "-f", "-", stdin=forget)
 
 
 def restore_units(units: dict[str, dict[str, bool]]) -> None:
     """Queue the jobs and do not wait: at boot our own unit is one of those that the queue waits for."""
-    run("systemctl", "daemon-reload")
+    run(SYSTEMCTL, "daemon-reload")
     for unit, state in units.items():
-        run("systemctl", "--no-block", "enable" if state["enabled"] else "disable", unit)
-        run("systemctl", "--no-block", "reload-or-restart" if state["active"] else "stop", unit)
+        run(SYSTEMCTL, "--no-block", "enable" if state["enabled"] else "disable", unit)
+        run(SYSTEMCTL, "--no-block", "reload-or-restart" if state["active"] else "stop", unit)
 
 
 def revert() -> int:
@@ -150,7 +166,7 @@ def revert() -> int:
         restore_table(memory["table"])
         restore_units(memory["units"])
         ARMED.unlink()
-    print("nobody confirmed the change: SSH, sudo and firewall are as they were")
+    say("nobody confirmed the change: SSH, sudo and firewall are as they were")
     return 0
 
 
