@@ -81,6 +81,9 @@ def down(lab: Lab, *, purge: bool) -> None:
                 if path.name not in {"lock", "trash"}:
                     lab.discard(path)
         lab.empty_trash()
+        if purge:
+            (lab.root / "lock").unlink()
+            lab.root.rmdir()
 
 
 def rows(lab: Lab) -> list[dict[str, str | None]]:
