@@ -3,6 +3,7 @@
 import json
 import secrets
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Agent:
     lab: Lab
     host: str
 
-    def say(self, message: str, *, script: list[dict[str, Any]] | None = None) -> Turn:
+    def say(self, message: str, *, script: Sequence[Mapping[str, Any]] | None = None) -> Turn:
         """Send a user's message through the real gateway and wait for the agent's answer.
 
         `script` is what the lab's model will answer, step by step: {"tool", "arguments"} or {"text"}.

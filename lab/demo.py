@@ -161,9 +161,8 @@ def unguarded(agent: Agent, record: ModelRecord) -> str:
 
 
 def unchanged(control: Control, order: Path) -> str:
-    answer = json.loads(control.run("provision", "--again", str(order), "--json").stdout)
-    changed = [host for row in answer for host in row["hosts"] if host["changed"]]
-    _require(not changed, f"changed: {changed}")
+    (row,) = json.loads(control.run("provision", "--again", str(order), "--json").stdout)
+    _require(row["changed"] == 0, f"changed: {row['changed']}")
     return "0 tasks changed"
 
 
@@ -182,7 +181,7 @@ def next_commands(console: Console, control: Control) -> None:
         f"  export TENANTFLEET_HOME={control.home} LAB_DIR={control.lab.root}\n"
         "  .venv/bin/tenantfleet status                    orders, machines, steps\n"
         "  .venv/bin/tenantfleet verify acme               read-only, with a canary turn\n"
-        "  .venv/bin/lab ssh a1                            is refused: the account of first contact is locked out\n"
+        "  .venv/bin/lab ssh a1                            is refused: first contact's account is locked out\n"
         "  .venv/bin/lab exec a1 -- systemctl status openclaw tf-egress tf-wrapper tf-link\n"
         "  script/demo --down                              removes everything",
         highlight=False,
