@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tenantfleet.release.build import build_release, read_built
 from tenantfleet.release.errors import InvalidManifestError, MissingProgramError, ReleaseError
@@ -95,10 +94,8 @@ def _show(manifest: Manifest, *, as_json: bool) -> None:
         document = {"digest": f"sha256:{manifest.digest}", "manifest": manifest.model_dump(mode="json")}
         typer.echo(json.dumps(document))
         return
-    table = Table("unit", "kind", "sha256", "bytes", box=None)
     for name, unit in sorted(manifest.units.items()):
-        table.add_row(name, unit.kind, unit.sha256, f"{unit.size:,}")
-    progress.print(table)
+        progress.print(f"{name:15} {unit.kind:4} {unit.sha256} {unit.size:10,}", soft_wrap=True)
     typer.echo(f"sha256:{manifest.digest}")
 
 
