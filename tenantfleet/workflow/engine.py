@@ -81,6 +81,8 @@ def open_engine(state: Path, steps: OrderSteps) -> Iterator[Engine]:
             yield Engine(start)
         finally:
             DBOS.destroy(destroy_registry=True)
+            # its handler keeps the stderr of now, which the next engine of this process could find closed
+            logging.getLogger("dbos").handlers.clear()
 
 
 def _config(database: Path) -> DBOSConfig:

@@ -5,14 +5,21 @@ import os
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantfleet.app.progress import Silence
+from tenantfleet.app.provision import Driver
+from tenantfleet.app.status import machine_rows
+from tenantfleet.model.errors import ConflictError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tenantfleet.model.order import HubOrder
     from tests.unit.app.conftest import Fleet
 
 CANARY = "sk-canary-9f3d2e81c4"
@@ -57,47 +64,80 @@ def driver_at_the_gate(fleet: Fleet, tmp_path: Path) -> Iterator[tuple[Path, sub
     order = fleet.write(fleet.order())
     log = tmp_path / "driver.log"
     with log.open("wb") as output:
-        driver = subprocess.Popen(
+        process = subprocess.Popen(
             fleet.command("provision", order), stdout=output, stderr=output, start_new_session=True
         )
     try:
         wait_until(fleet.log.exists, "the first task", log)
-        yield order, driver
+        yield order, process
     finally:
-        driver.kill()
-        driver.wait()
+        process.kill()
+        process.wait()
 
 
-def test_two_orders_are_carried_out_side_by_side_and_once_each(fleet: Fleet) -> None:
+def submit(fleet: Fleet, *orders: HubOrder, again: bool = False) -> list[dict[str, Any]]:
+    return driver(fleet).submit(orders, again=again)
+
+
+def driver(fleet: Fleet) -> Driver:
+    return Driver(environment=fleet.environment, project=fleet.project, progress=Silence())
+
+
+def files_with(secret: str, *places: Path) -> list[Path]:
+    return [
+        path
+        for place in places
+        for path in place.rglob("*")
+        if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+
+
+def test_two_orders_are_carried_out_side_by_side_once_each_and_leave_no_secret(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     fleet.open_gate()
-    files = [fleet.write(fleet.order(name), f"{name}.yml") for name in ("acme", "bravo")]
-    first = fleet.tenantfleet("provision", *files, "--json")
-    assert first.returncode == 0, first.stderr
-    assert sorted(result["machine"] for result in results(first)) == ["lab-a1", "lab-b1"]
-    assert {result["changed"] for result in results(first)} == {1}
+    orders = [fleet.order("acme"), fleet.order("bravo")]
+    first = submit(fleet, *orders)
+    assert [result["failure"] for result in first] == [None, None]
+    assert sorted(result["machine"] for result in first) == ["lab-a1", "lab-b1"]
+    assert {result["changed"] for result in first} == {1}
 
-    second = fleet.tenantfleet("provision", *files, "--json")
-    assert results(second) == results(first)
-    assert sorted(runs(fleet)) == ["run 1", "run 2"]
-
-
-def test_done_order_run_again_gets_a_greater_run_number_and_no_payload(fleet: Fleet) -> None:
-    fleet.open_gate()
-    order = fleet.write(fleet.order())
-    assert fleet.tenantfleet("provision", order).returncode == 0
-    again = fleet.tenantfleet("provision", order, "--again", "--json")
-    assert again.returncode == 0, again.stderr
-    assert results(again)[0]["attempt"] == 2
+    assert submit(fleet, *orders) == first
     assert len(runs(fleet)) == 2
+
+    assert not files_with(CANARY, tmp_path, Path("/dev/shm"), Path.home() / ".ansible")  # noqa: S108
+    assert CANARY not in "".join(capfd.readouterr())
+    assert {fleet.environment.order_ledger.get(str(order.order_id)).sealed for order in orders} == {None}
+
+
+def test_failed_order_goes_on_when_mended_and_a_done_one_can_be_run_again(fleet: Fleet) -> None:
+    playbook = fleet.project / "playbooks/tenant_provision.yml"
+    good = playbook.read_text()
+    playbook.write_text(good + "    - {name: Break, ansible.builtin.fail: {msg: the disk is full}}\n")
+    fleet.open_gate()
+    order = fleet.order()
+    failed = submit(fleet, order)[0]["failure"]
+    assert failed["exit_code"] == 20
+    assert "Break: the disk is full" in failed["cause"]
+
+    playbook.write_text(good)
+    mended, again = submit(fleet, order)[0], submit(fleet, order, again=True)[0]
+    assert [(done["failure"], done["attempt"], done["machine"]) for done in (mended, again)] == [
+        (None, 2, "lab-a1"),
+        (None, 3, "lab-a1"),
+    ]
+    numbers = [int(line.split()[1]) for line in runs(fleet)]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 3
 
 
 def test_killed_driver_leaves_no_process_and_the_next_one_finishes_the_order(
     fleet: Fleet, driver_at_the_gate: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    order, driver = driver_at_the_gate
+    order, working = driver_at_the_gate
     assert processes_naming(str(fleet.project)), "the playbook should run"
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    os.kill(working.pid, signal.SIGKILL)
+    working.wait()
     wait_until(
         lambda: not processes_naming(str(fleet.project)),
         "the end of all its processes",
@@ -115,81 +155,36 @@ def test_killed_driver_leaves_no_process_and_the_next_one_finishes_the_order(
     assert {step["state"] for step in status["steps"]} == {"done"}
 
 
-def test_a_second_driver_is_refused_while_the_first_works(
+def test_a_second_driver_is_refused_and_an_interrupted_one_leaves_no_secret_in_memory(
     fleet: Fleet, driver_at_the_gate: tuple[Path, subprocess.Popen[bytes]]
 ) -> None:
-    order, driver = driver_at_the_gate
-    refused = fleet.tenantfleet("provision", order, "--json")
-    assert refused.returncode == 14, refused.stderr
-    assert json.loads(refused.stdout)["error"]["code"] == "driver.busy"
-    fleet.open_gate()
-    assert driver.wait(PATIENCE_S) == 0
+    _, working = driver_at_the_gate
+    with pytest.raises(ConflictError) as caught:
+        submit(fleet, fleet.order("bravo"))
+    assert caught.value.code == "driver.busy"
 
-
-def test_an_interrupted_driver_leaves_no_secret_in_memory(
-    driver_at_the_gate: tuple[Path, subprocess.Popen[bytes]],
-) -> None:
-    _, driver = driver_at_the_gate
-    mine = f"tenantfleet-run-{driver.pid}-*"
+    mine = f"tenantfleet-*-{working.pid}-*"
     assert list(Path("/dev/shm").glob(mine))  # noqa: S108
-    driver.send_signal(signal.SIGTERM)
-    assert driver.wait(PATIENCE_S) == 130
+    working.send_signal(signal.SIGTERM)
+    assert working.wait(PATIENCE_S) == 130
     assert not list(Path("/dev/shm").glob(mine))  # noqa: S108
-
-
-def test_the_payload_is_found_nowhere_after_the_run(fleet: Fleet, tmp_path: Path) -> None:
-    fleet.open_gate()
-    done = fleet.tenantfleet("provision", fleet.write(fleet.order()))
-    assert done.returncode == 0, done.stderr
-    assert CANARY not in done.stdout + done.stderr
-    left = [
-        path
-        for place in (tmp_path, Path("/dev/shm"), Path.home() / ".ansible")  # noqa: S108
-        for path in place.rglob("*")
-        if path.is_file() and CANARY.encode() in path.read_bytes()
-    ]
-    assert not left
-
-
-def test_a_done_order_keeps_no_sealed_payload(fleet: Fleet) -> None:
-    fleet.open_gate()
-    order = fleet.order()
-    assert order.sealed is not None
-    assert fleet.tenantfleet("provision", fleet.write(order)).returncode == 0
-    assert fleet.environment.order_ledger.get(str(order.order_id)).sealed is None
-
-
-def test_failed_playbook_fails_the_order_and_the_same_order_goes_on_when_mended(fleet: Fleet) -> None:
-    playbook = fleet.project / "playbooks/tenant_provision.yml"
-    good = playbook.read_text()
-    fleet.open_gate()
-    playbook.write_text(good + "    - {name: Break, ansible.builtin.fail: {msg: the disk is full}}\n")
-    order = fleet.write(fleet.order())
-    failed = fleet.tenantfleet("provision", order, "--json")
-    assert failed.returncode == 20, failed.stderr
-    assert "the disk is full" in results(failed)[0]["failure"]["cause"]
-
-    playbook.write_text(good)
-    mended = fleet.tenantfleet("provision", order, "--json")
-    assert mended.returncode == 0, mended.stderr
-    assert (results(mended)[0]["attempt"], results(mended)[0]["machine"]) == (2, "lab-a1")
 
 
 def test_a_decommissioned_machine_is_given_to_nobody_before_it_is_reinstalled(fleet: Fleet) -> None:
     fleet.open_gate()
-    files = [fleet.write(fleet.order(name), f"{name}.yml") for name in ("acme", "bravo")]
-    assert fleet.tenantfleet("provision", *files).returncode == 0
-    gone = fleet.tenantfleet("decommission", "acme", "--yes", "--json")
-    assert gone.returncode == 0, gone.stderr
+    submit(fleet, fleet.order("acme"))
+    fleet.environment.machine_ledger.claim(
+        tenant_id="bravo", order_id="-", region="eu-lab", candidates=["lab-b1"], now=datetime.now(UTC)
+    )
+    gone = submit(fleet, driver(fleet).decommission_order("acme"))[0]
+    assert gone["failure"] is None, gone
 
-    next_order = fleet.write(fleet.order("charlie"))
-    refused = fleet.tenantfleet("provision", next_order)
-    assert refused.returncode == 13, refused.stdout
-    assert "machine.none_free" in refused.stdout
+    refused = submit(fleet, fleet.order("charlie"))[0]
+    assert refused["failure"]["code"] == "machine.none_free"
+    assert refused["failure"]["exit_code"] == 13
 
-    assert fleet.tenantfleet("inventory", "reinstalled", "lab-a1").returncode == 0
-    rows = json.loads(fleet.tenantfleet("inventory", "list", "--json").stdout)
-    assert [(row["machine"], row["state"], row["enrolled"]) for row in rows] == [
+    fleet.environment.machine_ledger.mark_reinstalled("lab-a1")
+    assert [(row["machine"], row["state"], row["enrolled"]) for row in machine_rows(fleet.environment)] == [
         ("lab-a1", "free", False),
         ("lab-b1", "claimed", True),
     ]
