@@ -16,8 +16,8 @@ from tenantfleet.release.manifest import Image
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
-# Measured (tenant/openclaw/README.md): unpacks five times as fast as gzip and is smaller. Level 12 takes three
-# times as long for four percent.
+# Measured (tenant/openclaw/README.md): unpacks five times as fast as gzip and is smaller. Level 12 takes
+# three times as long for four percent.
 ZSTD = ("zstd", "--quiet", "--stdout", "-7", "--threads=0")
 
 type Descriptor = dict[str, str | int]
