@@ -90,6 +90,13 @@ def test_the_hardened_configuration_validates_without_a_warning(tenant: World) -
     assert verdict["warnings"] == []
 
 
+def test_the_gateway_listens_on_the_loopback_only(tenant: World) -> None:
+    assert tenant.listens(GATEWAY_PORT)
+    rows = subprocess.run(tenant.in_network("ss", "-Hltn"), check=True, capture_output=True, text=True).stdout
+    addresses = {row.split()[3].rpartition(":")[0] for row in rows.splitlines()}
+    assert addresses <= {"127.0.0.1", "[::1]"}
+
+
 def test_a_harmless_call_runs_and_its_result_reaches_the_model(tenant: World) -> None:
     turn = tenant.turn(exec_step("echo $((6 * 7))-is-it > harmless; cat harmless"), session="harmless")
     assert turn.returncode == 0, tenant.story()
@@ -259,7 +266,7 @@ def test_an_own_openclaw_process_gets_no_model(tenant: World) -> None:
         ENTRY,
         *turn,
         "--timeout",
-        "60",
+        "40",
         OPENCLAW_CONFIG_PATH=f"{here}/openclaw.json",
         OPENCLAW_STATE_DIR=here,
     )
@@ -352,12 +359,3 @@ def test_a_gateway_without_its_wrapper_is_ready_and_has_no_model(made: World, fa
         made.stop_gateway()
         made.mounted = None
         shutil.rmtree(workspace(made, ".openclaw"), ignore_errors=True)
-
-
-def test_the_gateway_listens_on_the_loopback_only(made: World) -> None:
-    if made.gateway is None:
-        made.start_gateway()
-    assert made.listens(GATEWAY_PORT)
-    rows = subprocess.run(made.in_network("ss", "-Hltn"), check=True, capture_output=True, text=True).stdout
-    addresses = {row.split()[3].rpartition(":")[0] for row in rows.splitlines()}
-    assert addresses <= {"127.0.0.1", "[::1]"}
