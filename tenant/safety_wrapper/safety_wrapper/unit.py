@@ -56,6 +56,7 @@ def parse_properties(output: str) -> UnitFacts:
     values: dict[str, str] = {}
     for line in output.splitlines():
         key, _, value = line.partition("=")
+        value = _command(value) if key == "ExecStart" else value
         values[key] = f"{values[key]}\n{value}" if key in values else value
     if missing := [key for key in PROPERTIES if key not in values]:
         raise UnmeasuredError(f"systemd did not tell {', '.join(missing)}")
@@ -65,3 +66,8 @@ def parse_properties(output: str) -> UnitFacts:
         active_state=values["ActiveState"],
         control_group=values["ControlGroup"],
     )
+
+
+def _command(value: str) -> str:
+    """Keep what is to be run: how the last run went stands in the same value, and a daemon-reload forgets it."""
+    return value.partition(" ; start_time=")[0]

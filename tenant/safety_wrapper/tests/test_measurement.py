@@ -142,3 +142,13 @@ def test_systemds_properties_are_read_and_a_missing_one_is_an_error() -> None:
     assert facts.control_group == "/system.slice/o"
     with pytest.raises(UnmeasuredError, match="ControlGroup"):
         parse_properties("ExecStart=\nInvocationID=\nActiveState=inactive\n")
+
+
+def test_a_daemon_reload_does_not_look_like_another_command() -> None:
+    def told(start_time: str, pid: int) -> UnitFacts:
+        command = "{ path=/usr/bin/podman ; argv[]=/usr/bin/podman run image ; ignore_errors=no"
+        run = f"start_time=[{start_time}] ; stop_time=[n/a] ; pid={pid} ; code=(null) ; status=0/0 }}"
+        rest = "InvocationID=i\nActiveState=active\nControlGroup=/system.slice/o\n"
+        return parse_properties(f"ExecStart={command} ; {run}\n{rest}")
+
+    assert told("Mon 2026-11-23 16:00:00 UTC", 4581) == told("n/a", 0)
