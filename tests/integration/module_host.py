@@ -83,6 +83,9 @@ class ModuleHost:
     def environment(self, pipelining: str) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         settings = {"ANSIBLE_LIBRARY": str(ROOT / "library"), "ANSIBLE_PIPELINING": pipelining, "PATH": path}
+        settings["ANSIBLE_INJECT_INVOCATION"] = (
+            "1"  # the arguments in every result: the worst place for a secret
+        )
         return {**os.environ, **settings, "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg")}
 
     def call(self, task: dict[str, Any], *options: str, pipelining: str = "1") -> Result:
