@@ -192,11 +192,11 @@ def tables_of(file: File) -> set[str]:
     return tables
 
 
-def number_of(name: str, find: Callable[[str], Sequence[Any]]) -> int:
+def number_of(name: str, find: Callable[[str], Sequence[Any]], planned: Mapping[str, int] = {}) -> int:
     """Uid or gid, -1 for nobody; both databases have it third."""
     with contextlib.suppress(KeyError):
         return int(find(name)[2])
-    return -1
+    return planned.get(name, -1)
 
 
 def run(argv: Sequence[str], what: str = "", content: bytes = b"", more: Callable[[], str] = str) -> bytes:
@@ -378,7 +378,7 @@ class Call:
         self.diffs: list[dict[str, object]] = []
         self.warnings: list[str] = []
         self.paths: set[str] = set()  # created, updated or removed
-        self.planned: set[str] = set()  # accounts that a check found missing and listed
+        self.planned: dict[str, int] = {}  # accounts that were found missing, and their ids to be
 
     def did(self, kind: str, name: str, action: str, before: object = None, after: object = None) -> None:
         self.resources.append({"kind": kind, "name": name, "action": action})
@@ -395,7 +395,8 @@ class Call:
 
     def owner_of(self, item: Directory | File) -> tuple[int, int, int]:
         """Uid, gid and mode; an id is -1, nobody's, when a check goes on as the account is still to come."""
-        uid, gid = number_of(item.owner, pwd.getpwnam), number_of(item.group, grp.getgrnam)
+        uid = number_of(item.owner, pwd.getpwnam, self.planned)
+        gid = number_of(item.group, grp.getgrnam, self.planned)
         for name, number in ((item.owner, uid), (item.group, gid)):
             if number < 0 and name not in self.planned:
                 self.doubt(f"{item.path}: there is no user or group {name}", early=True)
@@ -478,8 +479,9 @@ class Call:
             if left := [line for line in gaps if account_gap(line, file.path)]:
                 raise Refused(f"{file.path}: systemd-sysusers left out {left[0]!r}")
         for line in gaps:
-            self.did("account", line.split()[1], "updated" if line[0] == "m" else "created")
-            self.planned.add(line.split()[1])
+            name, number = line.split()[1], (*line.split(), "-")[2].partition(":")[0]
+            self.did("account", name, "updated" if line[0] == "m" else "created")
+            self.planned |= {name: int(number) if number.isdigit() else -1} if line[0] in "ug" else {}
 
     def ensure_settings(self, file: File) -> None:
         settings = settings_of(file)
