@@ -69,5 +69,5 @@ def parse_properties(output: str) -> UnitFacts:
 
 
 def _command(value: str) -> str:
-    """Keep what is to be run: how the last run went stands in the same value, and a daemon-reload forgets it."""
+    """Keep what is to be run; how the last run went is in the same value, and a daemon-reload forgets it."""
     return value.partition(" ; start_time=")[0]
