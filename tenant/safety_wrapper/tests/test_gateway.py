@@ -114,7 +114,7 @@ def test_only_the_six_tools_are_offered(tenant: World) -> None:
 
 
 def test_a_denied_call_does_not_run_and_the_model_is_told_why(tenant: World) -> None:
-    tenant.turn(exec_step("touch denied; rm -rf denied"), session="denied")
+    tenant.turn(exec_step("touch denied; rm -rf nothing"), session="denied")
     assert not workspace(tenant, "denied").exists()
     assert "safety-wrapper: recursive deletion is not allowed here" in last_request(tenant)
 
