@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 PROGRAM = Path(__file__).parents[3] / "roles/release_store/files/fetch-tree"
-DONE, USAGE, MISMATCH, UNREACHABLE, BAD_ARCHIVE = 0, 2, 3, 4, 6
+DONE, USAGE, MISMATCH, UNREACHABLE, DISK_FULL, BAD_ARCHIVE = 0, 2, 3, 4, 5, 6
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -76,6 +76,16 @@ class Store:
         command = [sys.executable, "-IB", str(PROGRAM), "--store-url", url or self.url, *argv]
         command += ["--store", str(self.host / "store"), "--manifests", str(self.host / "manifests")]
         trust = {**os.environ, "SSL_CERT_FILE": str(ca or self.ca)}
+        return subprocess.run(command, env=trust, capture_output=True, text=True, check=False, timeout=60)
+
+    def fetch_to_small_disk(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Fetch in a mount namespace of its own, where the store is a disk of 64 KiB."""
+        (self.host / "store").mkdir()
+        mounted = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
+        command = ["unshare", "-rm", "/bin/sh", "-c", mounted, str(self.host / "store")]
+        command += [sys.executable, "-IB", str(PROGRAM), "--store-url", self.url, *argv]
+        command += ["--store", str(self.host / "store")]
+        trust = {**os.environ, "SSL_CERT_FILE": str(self.ca)}
         return subprocess.run(command, env=trust, capture_output=True, text=True, check=False, timeout=60)
 
     def left(self) -> list[str]:
@@ -236,6 +246,15 @@ def test_a_call_that_names_no_digest_or_no_size_is_a_usage_error(store: Store, a
 def test_a_store_over_plain_http_is_a_usage_error(store: Store) -> None:
     refused = store.fetch("--sha256", "0" * 64, "--size", "1", url="http://127.0.0.1:1")
     assert refused.returncode == USAGE
+
+
+@pytest.mark.parametrize("content", [os.urandom(200_000), bytes(200_000)], ids=["download", "unpack"])
+def test_a_full_disk_is_said_in_one_line(store: Store, content: bytes) -> None:
+    digest, size = store.put_tree(archive_of((member("__main__.py"), content)))
+    refused = store.fetch_to_small_disk("--sha256", digest, "--size", str(size))
+    assert refused.returncode == DISK_FULL, refused.stderr
+    assert "no room" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 def test_what_a_killed_fetch_left_behind_is_swept_by_the_next(store: Store) -> None:
