@@ -79,11 +79,16 @@ class Control:
         folder.mkdir(mode=0o700, exist_ok=True)
         plain, path = folder / f"{tenant}.secrets.yml", folder / f"{tenant}.yml"
         write_whole(plain, yaml.safe_dump(secrets), mode=0o600)
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self.run(
-            "order", "new", tenant, "--region", REGION, "--domain", f"{tenant}.lab.test", "--release", release,
-            "--class", "sandbox", "--secrets", str(plain), "--output", str(path), *words,
-        )  # fmt: skip
+        given = {
+            "region": REGION,
+            "domain": f"{tenant}.lab.test",
+            "release": release,
+            "class": "sandbox",
+            "secrets": str(plain),
+            "output": str(path),
+            **options,
+        }
+        self.run("order", "new", tenant, *(f"--{name}={value}" for name, value in given.items()))
         plain.unlink()
         return path
 

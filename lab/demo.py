@@ -181,7 +181,7 @@ def next_commands(console: Console, control: Control) -> None:
         f"  export TENANTFLEET_HOME={control.home} LAB_DIR={control.lab.root}\n"
         "  .venv/bin/tenantfleet status                    orders, machines, steps\n"
         "  .venv/bin/tenantfleet verify acme               read-only, with a canary turn\n"
-        "  .venv/bin/lab ssh a1                            is refused: first contact's account is locked out\n"
+        "  .venv/bin/lab ssh a1                            refused: first contact's account is locked out\n"
         "  .venv/bin/lab exec a1 -- systemctl status openclaw tf-egress tf-wrapper tf-link\n"
         "  script/demo --down                              removes everything",
         highlight=False,

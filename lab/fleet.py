@@ -1,7 +1,7 @@
 """What playbooks need besides hosts, where no driver gives it: a published release, certificates, variables.
 
 `python -m lab.fleet publish` builds this repository's release and puts it into the lab's store and registry;
-`python -m lab.fleet inventory` is an Ansible inventory of the lab's hosts, with what the driver would tell them.
+`python -m lab.fleet inventory` is an inventory of the lab's hosts, with what the driver would tell them.
 """
 
 import json
@@ -61,8 +61,9 @@ def network(lab: Lab) -> dict[str, Any]:
 
 
 def inventory(lab: Lab, *, only: str | None) -> dict[str, Any]:
-    """All hosts that run, or the one named, in the group `tenants`; an empty group when there is none yet."""
-    hosts = [host for host in Host.all(lab) if host.running and only in {None, host.name}]
+    """All hosts that run, or the one named, in the group `tenants`; none before there is a release."""
+    known = Host.all(lab) if (_folder(lab) / "release.json").exists() else []
+    hosts = [host for host in known if host.running and only in {None, host.name}]
     variables = {f"lab-{host.name}": _variables(lab, host) for host in hosts}
     return {"tenants": {"hosts": list(variables)}, "_meta": {"hostvars": variables}}
 
@@ -101,7 +102,7 @@ def _variables(lab: Lab, host: Host) -> dict[str, Any]:
 
 def _folder(lab: Lab) -> Path:
     folder = lab.root / "fleet"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
