@@ -53,7 +53,10 @@ PROVISION = """
       ansible.builtin.lineinfile:
         {path: "{{ network.log }}", line: "run {{ run_number }}", create: true, mode: "0600"}
     - name: Wait at the gate
-      ansible.builtin.wait_for: {path: "{{ network.gate }}", timeout: 120, sleep: 1}
+      ansible.builtin.command:
+        argv: [setsid, --wait, timeout, "120", sh, -c, 'until test -e $0; do sleep 0.2; done', "{{ gate }}"]
+      vars: {gate: "{{ network.gate }}"}
+      changed_when: false
     - name: Read the payload
       ansible.builtin.command: {argv: [cat, "{{ tenant_secrets_bootstrap_path }}"]}
       no_log: true

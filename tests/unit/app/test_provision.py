@@ -135,13 +135,14 @@ def test_killed_driver_leaves_no_process_and_the_next_one_finishes_the_order(
     fleet: Fleet, driver_at_the_gate: tuple[Path, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     order, working = driver_at_the_gate
-    assert processes_naming(str(fleet.project)), "the playbook should run"
+    log = tmp_path / "driver.log"
+    wait_until(lambda: bool(processes_naming(str(fleet.gate))), "the task that waits", log)
     os.kill(working.pid, signal.SIGKILL)
     working.wait()
     wait_until(
-        lambda: not processes_naming(str(fleet.project)),
-        "the end of all its processes",
-        tmp_path / "driver.log",
+        lambda: not processes_naming(str(fleet.project)) and not processes_naming(str(fleet.gate)),
+        "the end of all its processes, the task in a session of its own included",
+        log,
     )
     fleet.open_gate()
     done = fleet.tenantfleet("provision", order, "--json")
