@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import pyrage
+import pyrage  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
