@@ -97,9 +97,9 @@ def test_the_ladder_from_missing_arguments_to_absent_again(host: ModuleHost) -> 
     assert made.task["activation"] == foreseen.task["activation"]
     assert running(host) == "one"
     assert host.ssh("systemctl is-enabled tf-echo.service") == "enabled"
-    assert host.ssh("readlink /etc/systemd/system/tf-echo.service") == (
-        "/opt/tenantfleet/echo/current/units/tf-echo.service"
-    )
+    for link in ("tf-echo.service", "multi-user.target.wants/tf-echo.service"):
+        through_current = "/opt/tenantfleet/echo/current/units/tf-echo.service"
+        assert host.ssh(f"readlink /etc/systemd/system/{link}") == through_current
     assert host.ssh("readlink -f /opt/tenantfleet/echo/current/code") == f"/opt/tenantfleet/store/{TREE}"
     assert not host.call(slot()).changed
 

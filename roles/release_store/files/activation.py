@@ -3,12 +3,15 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 SYSTEMD_KINDS = frozenset({".service", ".timer", ".socket", ".target", ".path"})
+OWN_PLACES = ("*", "*.d/*", "*.wants/*", "*.requires/*")
+INSTALL_FOLDERS = {"WantedBy": "wants", "RequiredBy": "requires"}
 QUADLET_KINDS = frozenset({".container", ".volume", ".network"})
 
 
@@ -54,7 +57,7 @@ class Paths:
     def own_links(self) -> frozenset[str]:
         """Links below /etc that go through this unit's `current`, relative to the root."""
         folders = [self.root / "etc/systemd/system", self.root / "etc/containers/systemd"]
-        found = [path for folder in folders for pattern in ("*", "*.d/*") for path in folder.glob(pattern)]
+        found = [path for folder in folders for pattern in OWN_PLACES for path in folder.glob(pattern)]
         return frozenset(str(path.relative_to(self.root)) for path in found if self.owns(path))
 
     def owns(self, path: Path) -> bool:
@@ -72,7 +75,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What `activation.json` says; `installable`: those of its units that `systemctl enable` knows."""
+    """What `activation.json` says; `wants`: link below /etc that starts a service at boot → unit file."""
 
     id: str
     unit: str
@@ -80,7 +83,7 @@ class Activation:
     services: tuple[str, ...]
     reloads: tuple[str, ...]
     dependents: tuple[str, ...]
-    installable: frozenset[str]
+    wants: dict[str, str]
     probe_argv: tuple[str, ...]
     probe_timeout_s: float
     files: tuple[File, ...]
@@ -89,7 +92,8 @@ class Activation:
     def links(self) -> dict[str, str]:
         """Link below /etc (relative to the root) → its target through `current`."""
         places = {file.path: link_of(file.path) for file in self.files}
-        return {link: f"/opt/tenantfleet/{self.unit}/current/{path}" for path, link in places.items() if link}
+        linked = {link: path for path, link in places.items() if link} | self.wants
+        return {link: f"/opt/tenantfleet/{self.unit}/current/{path}" for link, path in linked.items()}
 
 
 def link_of(path: str) -> str | None:
@@ -101,6 +105,26 @@ def link_of(path: str) -> str | None:
     if kind in SYSTEMD_KINDS:
         return f"etc/systemd/system/{name}"
     return f"etc/containers/systemd/{name}" if kind in QUADLET_KINDS else None
+
+
+def wants_of(name: str, text: str) -> Iterator[str]:
+    """Links that a unit file's [Install] asks for, as `systemctl enable` would make them.
+
+    That program resolves `current` when it makes them: its links would name what is swept one day.
+
+    Raises:
+        ValueError: [Install] asks for something else than WantedBy and RequiredBy.
+    """
+    section = ""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("["):
+            section = line
+        elif section == "[Install]" and not line.startswith(("#", ";")):
+            key, _, targets = line.partition("=")
+            if key.strip() not in INSTALL_FOLDERS:
+                raise ValueError(f"[Install] of {name}: {key.strip()} is not supported")
+            folder = INSTALL_FOLDERS[key.strip()]
+            yield from (f"etc/systemd/system/{target}.{folder}/{name}" for target in targets.split())
 
 
 def load(paths: Paths, activation_id: str) -> Activation:
@@ -115,7 +139,11 @@ def load(paths: Paths, activation_id: str) -> Activation:
         services=tuple(document["services"]),
         reloads=tuple(document["reloads"]),
         dependents=tuple(document["dependents"]),
-        installable=frozenset(n for n in named if "\n[Install]" in (slot / "units" / n).read_text()),
+        wants={
+            link: f"units/{name}"
+            for name in sorted(named)
+            for link in wants_of(name, (slot / "units" / name).read_text())
+        },
         probe_argv=tuple(document["probe"]["argv"]),
         probe_timeout_s=document["probe"]["timeout_s"],
         files=files,
@@ -127,10 +155,8 @@ class Transition:
     """The effects of a switch, in the order in which they are done."""
 
     stop: tuple[str, ...]
-    disable: tuple[str, ...]
     unlink: tuple[str, ...]
     link: dict[str, str]
-    enable: tuple[str, ...]
     start: tuple[str, ...]
     reload: tuple[str, ...]
     restart: tuple[str, ...]
@@ -141,15 +167,13 @@ def transition(
 ) -> Transition:
     """Lead from `old` to `new` (None: not there), when `links` exist and `active` dependents ran before."""
     old_services, new_services = old.services if old else (), new.services if new else ()
-    new_links, enable = new.links if new else {}, new.installable if new else frozenset[str]()
+    new_links = new.links if new else {}
     reloads = (*(new.reloads if new else ()), *(old.reloads if old else ()))
     both = (*new_services, *(name for name in old_services if name not in new_services))
     return Transition(
         stop=both[::-1],
-        disable=tuple(sorted((old.installable if old else frozenset()) - enable)),
         unlink=tuple(sorted(links - new_links.keys())),
         link=new_links,
-        enable=tuple(sorted(enable)),
         start=new_services,
         reload=tuple(dict.fromkeys(name for name in reloads if name not in both)),
         restart=tuple(name for name in active if name not in both),

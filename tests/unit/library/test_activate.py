@@ -107,31 +107,38 @@ def test_a_first_activation_starts_in_order_and_enables_what_can_be_enabled(
     paths: Any,  # noqa: ANN401
 ) -> None:
     files = {
-        "units/a.service": "[Service]\n\n[Install]\n",
+        "units/a.service": "[Service]\n\n[Install]\nWantedBy=multi-user.target\n",
         "units/b.service": "[Service]\n",
-        "units/c.container": "[Container]\n\n[Install]\n",
+        "units/c.container": "[Container]\n\n[Install]\nWantedBy=multi-user.target\n",
     }
     new = activate.load(paths, lay_down(paths, files, services=["b.service", "a.service", "c.service"]))
     change = activate.transition(old=None, new=new, links=frozenset(), active=("x.service",))
     assert change.start == ("b.service", "a.service", "c.service")
     assert change.stop == ("c.service", "a.service", "b.service")
-    assert change.enable == ("a.service",)
+    wanted = "etc/systemd/system/multi-user.target.wants/a.service"
+    assert [link for link in change.link if ".wants/" in link] == [wanted]
+    assert change.link[wanted] == "/opt/tenantfleet/echo/current/units/a.service"
     assert change.restart == ("x.service",)
     assert change.link["etc/systemd/system/a.service"] == "/opt/tenantfleet/echo/current/units/a.service"
 
 
-def test_what_the_new_activation_lacks_is_stopped_disabled_and_unlinked(
+def test_what_the_new_activation_lacks_is_stopped_and_unlinked(
     activate: ModuleType,
     paths: Any,  # noqa: ANN401
 ) -> None:
-    both = {"units/a.service": "\n[Install]\n", "units/gone.service": "\n[Install]\n"}
+    both = {
+        "units/a.service": "[Install]\nWantedBy=multi-user.target\n",
+        "units/gone.service": "[Install]\nWantedBy=multi-user.target\n",
+    }
     old = activate.load(paths, lay_down(paths, both, services=["a.service", "gone.service"]))
-    one = {"units/a.service": "\n[Install]\n"}
+    one = {"units/a.service": "[Install]\nWantedBy=multi-user.target\n"}
     new = activate.load(paths, lay_down(paths, one, services=["a.service"]))
     change = activate.transition(old=old, new=new, links=frozenset(old.links), active=())
     assert set(change.stop) == {"a.service", "gone.service"}
-    assert change.disable == ("gone.service",)
-    assert change.unlink == ("etc/systemd/system/gone.service",)
+    assert change.unlink == (
+        "etc/systemd/system/gone.service",
+        "etc/systemd/system/multi-user.target.wants/gone.service",
+    )
     assert change.start == ("a.service",)
 
     back = activate.transition(old=new, new=old, links=frozenset(new.links), active=())
@@ -143,10 +150,15 @@ def test_nothing_is_left_of_a_unit_whose_first_activation_goes(
     activate: ModuleType,
     paths: Any,  # noqa: ANN401
 ) -> None:
-    only = activate.load(paths, lay_down(paths, {"units/a.service": "\n[Install]\n"}, services=["a.service"]))
+    only = activate.load(
+        paths,
+        lay_down(
+            paths, {"units/a.service": "[Install]\nWantedBy=multi-user.target\n"}, services=["a.service"]
+        ),
+    )
     change = activate.transition(old=only, new=None, links=frozenset(only.links), active=())
-    assert (change.stop, change.disable, change.unlink) == (("a.service",), ("a.service",), tuple(only.links))
-    assert (change.link, change.enable, change.start) == ({}, (), ())
+    assert (change.stop, change.unlink) == (("a.service",), tuple(sorted(only.links)))
+    assert (change.link, change.start) == ({}, ())
 
 
 def test_a_unit_without_services_reloads_before_and_after(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
@@ -155,6 +167,12 @@ def test_a_unit_without_services_reloads_before_and_after(activate: ModuleType, 
     back = activate.transition(old=new, new=None, links=frozenset(), active=())
     assert forward.reload == back.reload == ("tf-wrapper.service",)
     assert forward.stop == forward.start == ()
+
+
+def test_an_install_section_that_cannot_be_honoured_is_refused(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
+    name = lay_down(paths, {"units/a.service": "[Install]\nAlias=b.service\n"}, services=["a.service"])
+    with pytest.raises(ValueError, match="Alias is not supported"):
+        activate.load(paths, name)
 
 
 def test_an_untouched_activation_is_verified(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
