@@ -59,8 +59,8 @@ def ask_url(url: str) -> Answer:
 def _ask(connection: http.client.HTTPConnection, target: str) -> Answer:
     try:
         connection.request("GET", target, headers={"Connection": "close"})
-        response = connection.getresponse()
-        body = response.read(LIMIT_BYTES + 1)
+        with connection.getresponse() as response:  # it holds the socket open on its own account
+            body = response.read(LIMIT_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
         raise Unanswered(type(error).__name__) from error
     finally:

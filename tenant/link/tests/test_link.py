@@ -46,7 +46,9 @@ class Neighbour(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[None]:
+def serving(server: socketserver.ThreadingMixIn) -> Iterator[None]:
+    server.daemon_threads = True  # an answer that nobody reads must not hold up the end of a test
+    assert isinstance(server, socketserver.BaseServer)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
