@@ -70,8 +70,9 @@ class Control:
             "network": fleet.network(self.lab),
         }
         path = self.home / "settings-dev.yml"
-        write_whole(path, yaml.safe_dump(settings, sort_keys=False))
-        self.run("init", "--settings", str(path), "--recovery-key-file", str(recovery))
+        write_whole(path, json.dumps(settings, indent=2))  # JSON is YAML, and has no aliases
+        made = () if recovery.exists() else ("--recovery-key-file", str(recovery))
+        self.run("init", "--settings", str(path), *made)
 
     def order(self, tenant: str, *, release: str, secrets: dict[str, str], **options: str) -> Path:
         """Write a sealed order; return its file. Another call for the same tenant is another order."""

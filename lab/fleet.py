@@ -110,7 +110,9 @@ def _payload(lab: Lab, host: Host) -> Path:
     """An opened payload; its one secret is invented and worth nothing."""
     path = _folder(lab) / f"payload-{host.name}.json"
     if not path.exists():
-        write_whole(path, json.dumps({"provider.openai": f"sk-lab-{uuid.uuid4().hex}"}), mode=0o600)
+        write_whole(
+            path, json.dumps({"secrets": {"provider.openai": f"sk-lab-{uuid.uuid4().hex}"}}), mode=0o600
+        )
     return path
 
 
