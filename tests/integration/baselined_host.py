@@ -34,7 +34,7 @@ PLAY = """
 
 def lab(*argv: str) -> str:
     """Run the lab's command line; its own message explains a failure."""
-    command = [ROOT / ".venv/bin/lab", *argv]
+    command = [str(ROOT / ".venv/bin/lab"), *argv]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, f"lab {' '.join(argv)}: {done.stdout}{done.stderr}"
     return done.stdout
