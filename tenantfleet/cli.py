@@ -190,6 +190,28 @@ def verify(
 
 
 @app.command()
+def drift(
+    context: typer.Context,
+    tenants: Annotated[list[str] | None, typer.Argument(help="Tenants; all when none is named.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say what would be changed on tenants' hosts, by check mode; change nothing. Drift ends with 20."""
+    from tenantfleet.app.verify import detect_drift  # noqa: PLC0415 - start-up time
+
+    where: Place = context.obj
+    progress = console.ConsoleProgress()
+    with _interruptible(), progress.shown():
+        outcome = detect_drift(where.environment(), tenants or [], project=where.project, progress=progress)
+    if as_json:
+        console.show_json(console.outcome_data(outcome))
+    else:
+        console.show_outcome(outcome)
+    if not outcome.ok or any(host.changed for host in outcome.hosts):
+        raise typer.Exit(ExitCode.RUN_FAILED)
+
+
+@app.command()
 def status(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="An order id or a tenant; all when not named.")] = None,

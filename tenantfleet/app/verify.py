@@ -1,4 +1,4 @@
-"""Proves that tenants are guarded, without changing anything."""
+"""Looks at tenants without changing anything: are they guarded, and are they as their orders say?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tenantfleet.app.host_run import HostRun
-from tenantfleet.app.steps import tenant_target, unknown_tenant
+from tenantfleet.app.steps import LAST_PLAY, tenant_target, unknown_tenant
 from tenantfleet.inventory.orders import OrderRecord, OrderState
 from tenantfleet.model.errors import ConflictError, InputRefusedError
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tenantfleet.app.environment import Environment
+    from tenantfleet.app.host_run import Target
     from tenantfleet.app.progress import Progress
     from tenantfleet.model.outcome import RunOutcome
 
-PLAYBOOK = "tenant_verify.yml"
+VERIFY_PLAYBOOK = "tenant_verify.yml"
+STATE_PLAYBOOK = "tenant_provision.yml"
 
 
 def verify_tenants(
@@ -36,6 +38,26 @@ def verify_tenants(
         InputRefusedError: `tenant.unknown`, or `tenant.none` when there is no tenant at all.
         ConflictError: `tenant.busy`, an order is changing one of them.
     """
+    targets = _targets(environment, tenant_ids)
+    number = environment.order_ledger.take_run_number(purpose="verify", now=datetime.now(UTC))
+    run = HostRun(environment=environment, project=project, progress=progress)
+    return run.run(VERIFY_PLAYBOOK, targets, run_number=number)
+
+
+def detect_drift(
+    environment: Environment, tenant_ids: Sequence[str], *, project: Path, progress: Progress
+) -> RunOutcome:
+    """Say what `provision --again` would change on tenants' hosts, by Ansible's check mode.
+
+    Args and errors as of `verify_tenants`. A host whose outcome counts a change has drifted.
+    """
+    targets = _targets(environment, tenant_ids)
+    number = environment.order_ledger.take_run_number(purpose="drift", now=datetime.now(UTC))
+    run = HostRun(environment=environment, project=project, progress=progress)
+    return run.run(STATE_PLAYBOOK, targets, run_number=number, last_play=LAST_PLAY, check=True)
+
+
+def _targets(environment: Environment, tenant_ids: Sequence[str]) -> tuple[Target, ...]:
     held = [record.tenant_id for record in environment.machine_ledger.records() if record.tenant_id]
     wanted = list(tenant_ids) or held
     if not wanted:
@@ -44,13 +66,10 @@ def verify_tenants(
             code="tenant.none",
             hint="Provision one: `tenantfleet provision ORDER.yml`.",
         )
-    targets = tuple(
+    return tuple(
         tenant_target(environment, _settled(environment, tenant_id), None)
         for tenant_id in dict.fromkeys(wanted)
     )
-    number = environment.order_ledger.take_run_number(purpose="verify", now=datetime.now(UTC))
-    run = HostRun(environment=environment, project=project, progress=progress)
-    return run.run(PLAYBOOK, targets, run_number=number)
 
 
 def _settled(environment: Environment, tenant_id: str) -> OrderRecord:
