@@ -57,11 +57,13 @@ class Agent:
             "/usr/bin/podman", "exec", "--user", "openclaw", "openclaw", *argv, timeout_s=timeout_s
         )
 
-    def on_host(self, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def on_host(
+        self, *argv: str, timeout_s: float = 120, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command as the host's root, without SSH."""
         command = [str(ROOT / ".venv/bin/lab"), "exec", self.host, "--", *argv]
         return subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT
+            command, input=stdin, check=False, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT
         )
 
 

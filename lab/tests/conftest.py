@@ -13,7 +13,7 @@ from lab.state import Lab
 
 PROGRAM = Path(sys.executable).with_name("lab")
 # Images and the package cache stay from run to run; another folder means a lab of its own.
-FOLDER = os.environ.get("LAB_TEST_DIR", "/var/tmp/tenantfleet-lab-test")  # noqa: S108
+FOLDER = os.environ.get("LAB_TEST_DIR", "/var/tmp/tenantfleet-lab-test")
 
 
 @dataclass(frozen=True)

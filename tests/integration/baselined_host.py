@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))  # noqa: S108 - the lab's own default
+LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
 
 PLAY = """
 - hosts: all

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))  # noqa: S108 - the lab's own default
+LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
 PROGRAMS = ROOT / "roles/release_store/files"
 
 

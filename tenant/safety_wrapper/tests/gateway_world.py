@@ -101,7 +101,7 @@ exec chroot "$ROOT" setpriv --reuid=2101 --regid=2101 --clear-groups --no-new-pr
 
 def openclaw_tree() -> Path:
     """Return the folder with ``node/`` and ``openclaw/``, from OPENCLAW_TREE or the build's usual place."""
-    tree = Path(os.environ.get("OPENCLAW_TREE", "/var/tmp/openclaw-tree"))  # noqa: S108 -- only looked for
+    tree = Path(os.environ.get("OPENCLAW_TREE", "/var/tmp/openclaw-tree"))
     if not (tree / "openclaw/node_modules/openclaw/openclaw.mjs").is_file():
         raise FileNotFoundError(
             f"{tree} holds no OpenClaw: build the release's tree first, or name one in OPENCLAW_TREE"

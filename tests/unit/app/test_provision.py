@@ -105,7 +105,7 @@ def test_two_orders_are_carried_out_side_by_side_once_each_and_leave_no_secret(
     assert submit(fleet, *orders) == first
     assert len(runs(fleet)) == 2
 
-    assert not files_with(CANARY, tmp_path, Path("/dev/shm"), Path.home() / ".ansible")  # noqa: S108
+    assert not files_with(CANARY, tmp_path, Path("/dev/shm"), Path.home() / ".ansible")
     assert CANARY not in "".join(capfd.readouterr())
     assert {fleet.environment.order_ledger.get(str(order.order_id)).sealed for order in orders} == {None}
 
@@ -165,10 +165,10 @@ def test_a_second_driver_is_refused_and_an_interrupted_one_leaves_no_secret_in_m
     assert caught.value.code == "driver.busy"
 
     mine = f"tenantfleet-*-{working.pid}-*"
-    assert list(Path("/dev/shm").glob(mine))  # noqa: S108
+    assert list(Path("/dev/shm").glob(mine))
     working.send_signal(signal.SIGTERM)
     assert working.wait(PATIENCE_S) == 130
-    assert not list(Path("/dev/shm").glob(mine))  # noqa: S108
+    assert not list(Path("/dev/shm").glob(mine))
 
 
 def test_a_decommissioned_machine_is_given_to_nobody_before_it_is_reinstalled(fleet: Fleet) -> None:

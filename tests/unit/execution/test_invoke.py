@@ -186,7 +186,7 @@ def test_a_secret_is_found_nowhere_after_a_run_that_failed_with_it(run: Run, tmp
     assert outcome.host("a").reason == "x[secret]x"
     assert CANARY not in repr(seen)
     assert CANARY not in repr(outcome)
-    places = [tmp_path, Path("/dev/shm"), Path.home() / ".ansible"]  # noqa: S108
+    places = [tmp_path, Path("/dev/shm"), Path.home() / ".ansible"]
     left = [
         path
         for place in places

@@ -150,7 +150,7 @@ def test_the_marks_and_the_vault_are_for_root_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def in_memory() -> Any:  # noqa: ANN401 - yields a Path
-    folder = Path("/dev/shm") / f"tf-test-{os.getpid()}"  # noqa: S108 - a tmpfs is what is tested
+    folder = Path("/dev/shm") / f"tf-test-{os.getpid()}"
     folder.mkdir(mode=0o700)
     yield folder
     for path in folder.iterdir():
