@@ -21,6 +21,8 @@ from lab.conversation import Agent, ModelRecord, Turn
 from lab.state import Lab, LabError
 
 HOSTS = ("a1", "a2", "a3")
+# what inventories/dev reads, so that plain Ansible sees the lab's machines
+MACHINES = fleet.ROOT / "inventories/dev/machines.yml"
 TENANTS = ("acme", "borealis", "cumulus")
 
 
@@ -77,6 +79,8 @@ def demonstrate(story: Story, control: Control) -> None:
     lab_command = str(fleet.ROOT / ".venv/bin/lab")
     with story.chapter("A lab: three bare Debian 13 hosts, a registry, a release store, a model"):
         show(story, control, lab_command, "up", *HOSTS)
+        MACHINES.unlink(missing_ok=True)
+        MACHINES.symlink_to(control.lab.root / "machines.yml")
     with story.chapter("A release: every input named by its digest"):
         release = fleet.publish(control.lab)
         story.console.print(f"  {release}")
@@ -179,12 +183,15 @@ def next_commands(console: Console, control: Control) -> None:
     console.print(
         f"\nThe lab stays up. Next:\n"
         f"  export TENANTFLEET_HOME={control.home} LAB_DIR={control.lab.root}\n"
-        "  .venv/bin/tenantfleet status                    orders, machines, steps\n"
-        "  .venv/bin/tenantfleet verify acme               read-only, with a canary turn\n"
-        "  .venv/bin/lab ssh a1                            refused: first contact's account is locked out\n"
+        "  .venv/bin/tenantfleet status acme               its orders and steps\n"
+        "  .venv/bin/tenantfleet verify acme               read-only\n"
+        "  .venv/bin/tenantfleet drift                     what another run would change\n"
+        "  .venv/bin/tenantfleet operator certificate --key-file tf-ops --minutes 60\n"
+        "  .venv/bin/ansible-playbook -i inventories/dev playbooks/tenant_verify.yml --private-key tf-ops\n"
         "  .venv/bin/lab exec a1 -- systemctl status openclaw tf-egress tf-wrapper tf-link\n"
         "  script/demo --down                              removes everything",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -198,6 +205,7 @@ def main() -> None:
     if given.down:
         subprocess.run([str(fleet.ROOT / ".venv/bin/lab"), "down"], check=True)
         subprocess.run(["rm", "-rf", str(control.home), str(lab.root / "fleet")], check=True)
+        MACHINES.unlink(missing_ok=True)
         return
     if os.environ.get("TENANTFLEET_BOOTSTRAP_S"):
         story.took.append(
