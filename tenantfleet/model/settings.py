@@ -13,6 +13,10 @@ EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,
 HttpsUrl = Annotated[
     str, StringConstraints(pattern=r"^https://[a-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$")
 ]
+# The egress proxy appends what follows /v1, so the version is a part of the upstream.
+ApiUrl = Annotated[
+    str, StringConstraints(pattern=r"^https://[a-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?/v1$")
+]
 HostAndPort = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+(:[0-9]{1,5})?$")]
 AgeRecipient = Annotated[str, StringConstraints(pattern=r"^age1[02-9ac-hj-np-z]{58}$")]
 
@@ -27,8 +31,11 @@ class StaticProvider(Document):
 class EgressProvider(Document):
     """An LLM provider that the egress proxy may call."""
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
-    upstream: HttpsUrl
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+    upstream: ApiUrl
+    model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,100}$")] = Field(
+        default="default", description="the model that agents use, in the provider's own name"
+    )
 
 
 class FleetSettings(Document):
