@@ -66,7 +66,7 @@ class Control:
             "store_address": place["gateway"],
             "registry": place["registry"],
             "first_contact_key": str(self.lab.keys / "client"),
-            "egress_providers": [{"id": PROVIDER, "upstream": place["model_url"]}],
+            "egress_providers": [{"id": PROVIDER, "upstream": place["model_url"], "model": "lab-1"}],
             "network": fleet.network(self.lab),
         }
         path = self.home / "settings-dev.yml"
@@ -89,8 +89,10 @@ class Control:
             "output": str(path),
             **options,
         }
-        self.run("order", "new", tenant, *(f"--{name}={value}" for name, value in given.items()))
-        plain.unlink()
+        try:
+            self.run("order", "new", tenant, *(f"--{name}={value}" for name, value in given.items()))
+        finally:
+            plain.unlink()
         return path
 
     def status(self, tenant: str) -> dict[str, Any]:

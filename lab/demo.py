@@ -21,6 +21,7 @@ from lab.conversation import Agent, ModelRecord, Turn
 from lab.state import Lab, LabError
 
 HOSTS = ("a1", "a2", "a3")
+GATEWAY_READY = "http://127.0.0.1:18789/readyz"
 # what inventories/dev reads, so that plain Ansible sees the lab's machines
 MACHINES = fleet.ROOT / "inventories/dev/machines.yml"
 TENANTS = ("acme", "borealis", "cumulus")
@@ -106,7 +107,7 @@ def guarantees(story: Story, control: Control, *, key: str, order: Path) -> None
     agent = Agent(control.lab, str(tenant["machine"]).removeprefix("lab-"))
     record = ModelRecord(Path(endpoints.info(control.lab)["model_record_dir"]))
     story.promise("a tool call that the policy allows runs", lambda: allowed(agent))
-    story.promise("one that it denies does not run, and the model is told why", lambda: denied(agent))
+    story.promise("one that it denies does not run, and the model is told why", lambda: denied(agent, record))
     story.promise("a registered secret never reaches the model", lambda: redacted(agent, record, key))
     story.promise("around the proxy there is no way out, not even to the resolver", lambda: no_way_out(agent))
     story.promise(
@@ -123,12 +124,15 @@ def allowed(agent: Agent) -> str:
     return f"exec wrote {mark} into the workspace"
 
 
-def denied(agent: Agent) -> str:
-    agent.inside("sh", "-c", "mkdir -p /var/lib/openclaw/workspace/kept")
+def denied(agent: Agent, record: ModelRecord) -> str:
+    agent.inside("mkdir", "-p", "/var/lib/openclaw/workspace/kept")
+    before = len(record.requests())
     turn = agent.say("clean up", script=[_exec("rm -rf kept"), {"text": "tried"}])
     still = agent.inside("ls", "-d", "/var/lib/openclaw/workspace/kept")
     _require(still.returncode == 0, "the folder is gone", turn)
-    return "rm -rf kept: denied by rule no-recursive-delete; the folder is still there"
+    told = any(b"a recursive delete cannot be taken back" in body for body in record.since(before))
+    _require(told, "the model was not told why", turn)
+    return "rm -rf kept: the folder is still there; the model reads 'a recursive delete cannot be taken back'"
 
 
 def redacted(agent: Agent, record: ModelRecord, key: str) -> str:
@@ -141,27 +145,36 @@ def redacted(agent: Agent, record: ModelRecord, key: str) -> str:
 
 
 def no_way_out(agent: Agent) -> str:
-    place = endpoints.info(agent.lab)
-    script = (
-        f"const s = require('net').connect(5000, '{place['gateway']}');"
-        "const end = word => { console.log(word); process.exit() };"
-        "s.on('error', e => end(e.code)); s.on('connect', () => end('OPEN'))"
-    )
-    seen = agent.inside("/opt/node/bin/node", "-e", script).stdout.strip()
-    _require(seen not in {"", "OPEN"}, f"the connection said {seen!r}")
-    return f"a direct connection from inside the container: {seen}"
+    gateway = endpoints.info(agent.lab)["gateway"]
+    seen = {}
+    for name, port in (
+        ("registry", endpoints.REGISTRY_PORT),
+        ("model", endpoints.MODEL_PORT),
+        ("resolver", 53),
+    ):
+        script = (
+            f"const s = require('net').connect({port}, '{gateway}');"
+            "const end = word => { console.log(word); process.exit() };"
+            "s.on('error', e => end(e.code)); s.on('connect', () => end('OPEN'))"
+        )
+        seen[name] = agent.inside("/opt/node/bin/node", "-e", script).stdout.strip()
+    # another error would mean that the packet left and somebody else refused it
+    _require(set(seen.values()) <= {"EHOSTUNREACH", "EACCES"}, f"the connections said {seen}")
+    return "from inside the container: " + ", ".join(f"{name} {word}" for name, word in seen.items())
 
 
 def unguarded(agent: Agent, record: ModelRecord) -> str:
     before = len(record.requests())
     agent.on_host("systemctl", "stop", "tf-wrapper.service")
+    ready = agent.on_host("curl", "--silent", "--fail", "--output", "/dev/null", GATEWAY_READY)
+    _require(ready.returncode == 0, "the gateway is not ready, so its silence proves nothing")
     try:
         turn = agent.say("anybody there?")
     finally:
         agent.on_host("systemctl", "start", "tf-wrapper.service")
     sent = record.since(before)
     _require(not sent, f"the model saw {len(sent)} requests", turn)
-    return "daemon stopped, gateway running: 0 requests at the model"
+    return "daemon stopped, gateway ready: 0 requests at the model"
 
 
 def unchanged(control: Control, order: Path) -> str:
@@ -189,7 +202,7 @@ def next_commands(console: Console, control: Control) -> None:
         "  .venv/bin/tenantfleet operator certificate --key-file tf-ops --minutes 60\n"
         "  .venv/bin/ansible-playbook -i inventories/dev playbooks/tenant_verify.yml --private-key tf-ops\n"
         "  .venv/bin/lab exec a1 -- systemctl status openclaw tf-egress tf-wrapper tf-link\n"
-        "  script/demo --down                              removes everything",
+        "  script/demo --down                              removes everything, caches too",
         highlight=False,
         soft_wrap=True,
     )
@@ -203,8 +216,7 @@ def main() -> None:
     control = Control(lab=lab, home=lab.root / "home")
     story = Story(Console(highlight=False))
     if given.down:
-        subprocess.run([str(fleet.ROOT / ".venv/bin/lab"), "down"], check=True)
-        subprocess.run(["rm", "-rf", str(control.home), str(lab.root / "fleet")], check=True)
+        subprocess.run([str(fleet.ROOT / ".venv/bin/lab"), "down", "--purge"], check=True)
         MACHINES.unlink(missing_ok=True)
         return
     if os.environ.get("TENANTFLEET_BOOTSTRAP_S"):

@@ -84,7 +84,7 @@ def _variables(lab: Lab, host: Host) -> dict[str, Any]:
         "registry": place["registry"],
         "release_store_url": place["store_url"],
         "release": release,
-        "egress_providers": [{"id": "openai", "upstream": place["model_url"]}],
+        "egress_providers": [{"id": "openai", "upstream": place["model_url"], "model": "lab-1"}],
         "order_id": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{host.name}.lab.test")),
         "tenant_secrets_bootstrap_path": str(_payload(lab, host)),
         "tenant": {

@@ -71,29 +71,36 @@ def shell(agent: Agent, script: str) -> None:
 
 def test_nothing_is_heard_while_the_daemon_is_stopped(guarded: Tenant, record: ModelRecord) -> None:
     shell(guarded.agent, "systemctl stop tf-wrapper.service")
-    with silence(record):
+    try:
         assert ready(guarded.agent)
-        guarded.agent.say("anybody there?")
-    shell(guarded.agent, "systemctl start tf-wrapper.service")
+        with silence(record):
+            guarded.agent.say("anybody there?")
+    finally:
+        shell(guarded.agent, "systemctl start tf-wrapper.service")
 
 
 def test_nothing_is_heard_without_the_plugin_in_the_gateway(guarded: Tenant, record: ModelRecord) -> None:
     agent = guarded.agent
     restart = "systemctl daemon-reload; systemctl restart openclaw.service"
     shell(agent, f"mv {DROP_IN} /run/kept.conf; {restart}")
-    with silence(record):
-        agent.say("anybody there?")
-    shell(agent, f"mv /run/kept.conf {DROP_IN}; {restart}")
+    try:
+        until(lambda: ready(agent), "the gateway did not start without its plugin")
+        with silence(record):
+            agent.say("anybody there?")
+    finally:
+        shell(agent, f"mv /run/kept.conf {DROP_IN}; {restart}")
 
 
 def test_nothing_is_heard_through_a_plugin_of_another_digest(guarded: Tenant, record: ModelRecord) -> None:
     agent = guarded.agent
     plugin = "$(readlink -f /opt/tenantfleet/safety_wrapper/current/code)/plugin/index.js"
     shell(agent, f"cp -a {plugin} /run/kept.js; echo '// changed' >> {plugin}")
-    until(lambda: admission(agent) == "closed", "the daemon did not notice the change")
-    with silence(record):
-        agent.say("anybody there?")
-    shell(agent, f"cp -a /run/kept.js {plugin}")
+    try:
+        until(lambda: admission(agent) == "closed", "the daemon did not notice the change")
+        with silence(record):
+            agent.say("anybody there?")
+    finally:
+        shell(agent, f"cp -a /run/kept.js {plugin}")
     until(lambda: admission(agent) == "open", "the daemon did not notice that all is well again")
 
 

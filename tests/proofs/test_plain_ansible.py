@@ -51,5 +51,7 @@ def test_the_read_only_account_cannot_change_a_tenant(
     provisioned.control.run("operator", "certificate", "--key-file", str(key), "--minutes", "10")
     as_operator = ("--extra-vars", "ansible_user=tf-ops")
     done = play(provisioned, source, key, "tenant_decommission.yml", *as_operator)
-    assert done.returncode != 0
-    assert "changed=0" in done.stdout, done.stdout
+    assert done.stdout.count("Missing sudo password") >= len(provisioned.tenants), done.stdout
+    assert done.stdout.count("changed=0    unreachable=0    failed=1") == len(provisioned.tenants), (
+        done.stdout
+    )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 import urllib.parse
 
 import pytest
@@ -47,7 +48,7 @@ def leaks(bodies: list[bytes], secret: str) -> list[str]:
 def test_no_form_of_a_secret_reaches_the_model(tenant: Tenant, record: ModelRecord, name: str) -> None:
     secret = tenant.secrets[name]
     forms = {label: form.decode() for label, form in writings(secret).items()}
-    said = f"printf %s {_shell(secret)}"
+    said = f"printf %s {shlex.quote(secret)}"
     echo = f"{said}; {said} | base64 -w0; {said} | od -An -tx1"
     nested = json.dumps({"credentials": json.dumps({"password": secret})})
     script: list[dict[str, object]] = [
@@ -72,7 +73,3 @@ def test_the_provider_sees_its_own_key_and_no_other(tenant: Tenant, record: Mode
     heads = [body.partition(b"\r\n\r\n")[0] for body in sent]
     assert all(tenant.secrets["provider.openai"].encode() in head for head in heads)
     assert not any(b"tenantfleet-run" in body for body in sent), "the nonce left the host"
-
-
-def _shell(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"

@@ -16,9 +16,12 @@ def test_the_first_provision_proved_each_tenant(provisioned: Fleet) -> None:
 
 
 def test_the_same_order_again_touches_nothing(provisioned: Fleet) -> None:
-    done = provisioned.control.run("provision", str(provisioned.tenants[1].order), "--json")
+    tenant = provisioned.tenants[1]
+    before = provisioned.control.status(tenant.id)
+    done = provisioned.control.run("provision", str(tenant.order), "--json")
     (row,) = json.loads(done.stdout)
     assert row["failure"] is None, done.stdout
+    assert provisioned.control.status(tenant.id) == before, "steps were done again"
 
 
 def test_bringing_the_host_to_its_state_again_changes_nothing(provisioned: Fleet) -> None:

@@ -88,5 +88,8 @@ def test_the_driver_keeps_them_nowhere(provisioned: Fleet, untold: Tenant) -> No
     folders = [str(provisioned.control.home), *DRIVER_FOLDERS]
     argv = ["grep", "--recursive", "--files-with-matches", "--binary-files=text", "--fixed-strings"]
     argv += ["--devices=skip", "--file=-", *(folder for folder in folders if Path(folder).is_dir())]
+    planted = provisioned.control.home / "planted"
+    planted.write_text(f"x{untold.secrets['provider.openai']}x", encoding="utf-8")
     found = subprocess.run(argv, input=needles(untold), check=False, capture_output=True, text=True)
-    assert found.stdout == ""
+    planted.unlink()
+    assert found.stdout.split() == [str(planted)], "the search must find what is there, and nothing else"
