@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # The gateway reports a tool's end and a model call's start beside its model call, not before it.
 SETTLE_S = 3.0
 CANARY_DENIAL = Decision(verdict=Verdict.DENY, rule="canary", reason="a canary's tool call never runs")
+TOO_LONG = "too long to be shown to a person"
 
 
 class RefusedError(Exception):
@@ -201,6 +202,10 @@ class Guard:
         return decide(policy=self.policy, autonomy=self._autonomy, tool=request.tool, params=request.params)
 
     async def _ask(self, request: ToolRequest, decision: Decision) -> Decision:
+        """Ask a person, who sees the whole call or is not asked: a cut one would hide what is decided."""
+        params = json.dumps(request.params, sort_keys=True)
+        if len(params) > SHOWN_CHARACTERS:
+            return Decision(verdict=Verdict.DENY, rule=decision.rule, reason=TOO_LONG)
         timeout_s = self.policy.ask_timeout_s
         asked_at = time.time()
         question = Question(
@@ -208,7 +213,7 @@ class Guard:
             run_id=request.run_id,
             session_key=request.session_key,
             tool=request.tool,
-            params=json.dumps(request.params, sort_keys=True)[:SHOWN_CHARACTERS],
+            params=params,
             rule=decision.rule,
             reason=decision.reason,
             asked_at=asked_at,
