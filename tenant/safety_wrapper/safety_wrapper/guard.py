@@ -8,7 +8,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safety_wrapper.admission import PASSING, Refusal, Run, Runs
@@ -189,7 +189,15 @@ class Guard:
             return standing
         decision = self._judge(request, run)
         if decision.verdict is Verdict.ASK:
-            decision = await self._ask(request, decision)
+            try:
+                decision = await self._ask(request, decision)
+            except asyncio.CancelledError:
+                # No end is reported of a call that was given up: undecided it would hold its run for ever.
+                run.tool_calls[request.tool_call_id].decision = replace(
+                    decision, verdict=Verdict.DENY, reason="withdrawn"
+                )
+                self._notice()
+                raise
         if self.runs.live(request.run_id, now=time.monotonic()) is not run:
             return Decision(verdict=Verdict.DENY, rule="run-ended", reason="the run ended meanwhile")
         run.tool_calls[request.tool_call_id].decision = decision

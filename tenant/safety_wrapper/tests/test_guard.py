@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from safety_wrapper.admission import Refusal
 from safety_wrapper.approvals import SHOWN_CHARACTERS
 from safety_wrapper.config import parse_config
-from safety_wrapper.guard import Guard, ToolRequest
+from safety_wrapper.guard import Admitted, Guard, ToolRequest
 from safety_wrapper.policy import Decision, Verdict
 
 POLICY = {
@@ -60,3 +62,20 @@ def test_a_question_too_long_to_be_shown_whole_is_denied_and_never_asked(guard: 
         verdict=Verdict.DENY, rule="ask-exec", reason="too long to be shown to a person"
     )
     assert json.loads(shown) == {"command": longest}
+
+
+def test_a_question_that_was_withdrawn_does_not_hold_its_run(guard: Guard) -> None:
+    nonce = guard.open_run("r", session_key="s")
+    guard.announce_model_call("r")
+
+    async def hang_up() -> tuple[Admitted | Refusal, Decision]:
+        asking = asyncio.create_task(guard.decide_tool_call(exec_call("true")))
+        await asyncio.sleep(0)  # the task runs up to its question
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        return await guard.admit([nonce], canaries=[]), await guard.decide_tool_call(exec_call("true"))
+
+    admitted, repeated = asyncio.run(asyncio.wait_for(hang_up(), 20))
+    assert isinstance(admitted, Admitted)
+    assert repeated == Decision(verdict=Verdict.DENY, rule="ask-exec", reason="withdrawn")
