@@ -11,7 +11,7 @@ from tenantfleet.app.host_run import HostRun, Target, refuse_unless_ok
 from tenantfleet.app.manifests import fetch_manifest
 from tenantfleet.app.payload import open_payload
 from tenantfleet.inventory.orders import OrderRecord, OrderState
-from tenantfleet.model.errors import ConflictError, InputRefusedError
+from tenantfleet.model.errors import ConflictError, InputRefusedError, OrderSpentError
 from tenantfleet.model.order import HubOrder, OrderKind
 from tenantfleet.model.plan import ProvisionPlan, StepName
 from tenantfleet.model.secret import Secret
@@ -95,6 +95,8 @@ class FleetSteps:
             if held is None:
                 raise unknown_tenant(record.tenant_id)
         else:
+            if record.sealed is None and ledger.of_tenant(record.tenant_id) is None:
+                raise _consumed(record)
             region = record.body["region"]
             held = ledger.claim(
                 tenant_id=record.tenant_id,
@@ -164,7 +166,9 @@ class FleetSteps:
             "durations_s": {name: value["duration_s"] for name, value in values.items()},
             "failure": failure,
         }
-        self.environment.order_ledger.finish(order_id, state=state, result=result, now=datetime.now(UTC))
+        self.environment.order_ledger.finish(
+            order_id, attempt, state=state, result=result, now=datetime.now(UTC)
+        )
         return result
 
 
@@ -175,6 +179,15 @@ _TITLES = {
     StepName.VERIFY: "verify the tenant",
     StepName.DONE: "close the order",
 }
+
+
+def _consumed(record: OrderRecord) -> OrderSpentError:
+    """A done order has no secrets left, and a machine that never had them needs them."""
+    return OrderSpentError(
+        f"order {record.order_id} was done, and tenant {record.tenant_id} has no machine any more",
+        code="order.consumed",
+        hint="Make a new order: `tenantfleet order new`.",
+    )
 
 
 def _recorded_plan(record: OrderRecord) -> Data:

@@ -178,13 +178,15 @@ class OrderLedger:
                 (json.dumps(plan.as_data()), plan.sha256, plan.order_id),
             )
 
-    def finish(self, order_id: str, *, state: OrderState, result: dict[str, Any], now: datetime) -> None:
-        """Close the attempt. A done order's payload is erased: its job id is consumed."""
+    def finish(
+        self, order_id: str, attempt: int, *, state: OrderState, result: dict[str, Any], now: datetime
+    ) -> None:
+        """Close the attempt, unless a later one has begun. A done order's payload is erased: consumed."""
         with self._database.transaction() as ledger:
             ledger.execute(
                 "UPDATE tenant_order SET state = ?, result = ?, finished_at = ?,"
-                " sealed = CASE ? WHEN 'done' THEN NULL ELSE sealed END WHERE order_id = ?",
-                (state.value, json.dumps(result), utc_text(now), state.value, order_id),
+                " sealed = CASE ? WHEN 'done' THEN NULL ELSE sealed END WHERE order_id = ? AND attempt = ?",
+                (state.value, json.dumps(result), utc_text(now), state.value, order_id, attempt),
             )
 
     def step_started(self, order_id: str, attempt: int, name: str, *, now: datetime) -> None:

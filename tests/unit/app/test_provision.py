@@ -189,3 +189,13 @@ def test_a_decommissioned_machine_is_given_to_nobody_before_it_is_reinstalled(fl
         ("lab-a1", "free", False),
         ("lab-b1", "claimed", True),
     ]
+
+
+def test_a_done_order_puts_its_tenant_onto_no_second_machine(fleet: Fleet) -> None:
+    fleet.open_gate()
+    order = fleet.order()
+    submit(fleet, order)
+    submit(fleet, driver(fleet).decommission_order("acme"))
+    refused = submit(fleet, order, again=True)[0]["failure"]
+    assert (refused["code"], refused["exit_code"]) == ("order.consumed", 11)
+    assert fleet.environment.machine_ledger.of_tenant("acme") is None

@@ -144,11 +144,21 @@ def test_an_order_id_is_good_for_one_content(database: LedgerDatabase) -> None:
 def test_a_failed_order_gets_another_attempt_unless_it_expired(database: LedgerDatabase) -> None:
     ledger = OrderLedger(database)
     first = ledger.submit(order(), again=False, now=NOW)
-    ledger.finish(first.order_id, state=OrderState.FAILED, result={}, now=NOW)
+    ledger.finish(first.order_id, 1, state=OrderState.FAILED, result={}, now=NOW)
     assert ledger.submit(order(), again=False, now=NOW).attempt == 2
-    ledger.finish(first.order_id, state=OrderState.FAILED, result={}, now=NOW)
+    ledger.finish(first.order_id, 2, state=OrderState.FAILED, result={}, now=NOW)
     with pytest.raises(OrderSpentError):
         ledger.submit(order(), again=False, now=NOW + timedelta(hours=2))
+
+
+def test_the_end_of_an_earlier_attempt_does_not_close_the_one_at_work(database: LedgerDatabase) -> None:
+    ledger = OrderLedger(database)
+    order_id = ledger.submit(order(), again=False, now=NOW).order_id
+    ledger.finish(order_id, 1, state=OrderState.FAILED, result={}, now=NOW)
+    second = ledger.submit(order(), again=False, now=NOW)
+    ledger.finish(order_id, 1, state=OrderState.DONE, result={"attempt": 1}, now=NOW)
+    assert ledger.get(order_id) == second
+    assert second.state is OrderState.RUNNING
 
 
 def test_run_numbers_only_grow_also_when_many_take_them(database: LedgerDatabase) -> None:
