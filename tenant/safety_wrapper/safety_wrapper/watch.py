@@ -83,6 +83,7 @@ class Watch:
         if self.gateway is not None and self.gateway.pid == peer.pid:
             # The pinned pidfd still pins this pid: it is the same process.
             os.close(pidfd)
+            await self._await_measurement(self.gateway)
             return
         await self._pin(Gateway(pid=peer.pid, pidfd=pidfd))
 
@@ -92,6 +93,14 @@ class Watch:
         asyncio.get_running_loop().add_reader(gateway.pidfd, self._gone, gateway)
         log.info("gateway process: pid %d", gateway.pid)
         await self.measure()
+        self._check_pinned(gateway)
+
+    async def _await_measurement(self, gateway: Gateway) -> None:
+        """A second connection of a new gateway comes while the first is still waiting to be measured."""
+        async with self._measuring:
+            self._check_pinned(gateway)
+
+    def _check_pinned(self, gateway: Gateway) -> None:
         if self.gateway is not gateway:
             raise UntrustedPeerError("the peer is gone")
 
