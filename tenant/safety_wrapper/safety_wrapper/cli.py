@@ -15,7 +15,9 @@ from safety_wrapper.strict import InvalidDocumentError
 
 BAD_CONFIGURATION = 78  # sysexits.h EX_CONFIG: trying again would change nothing
 STATUS_SOCKET = Path("/run/tf-wrapper/status/status.sock")
+SYSTEMCTL = "/usr/bin/systemctl"
 RETRY_S = 0.5
+RUNNING_STATES = frozenset({"active", "activating", "reloading"})
 
 
 def main(argv: list[str]) -> int:
@@ -75,11 +77,17 @@ def _probe(arguments: argparse.Namespace) -> int:
     while not arguments.status_socket.is_socket() and time.monotonic() < deadline:
         time.sleep(RETRY_S)
     status = _prober(arguments).status()
-    active = ["/usr/bin/systemctl", "is-active", "--quiet", arguments.gateway_unit]
-    if subprocess.run(active, check=False).returncode == 0:
+    if runs(arguments.gateway_unit):
         return _canary(arguments)
     sys.stdout.write(json.dumps({"gateway": "not running", "policy": status["policy"]}) + "\n")
     return 0
+
+
+def runs(unit: str) -> bool:
+    """Tell whether anything of the unit may run: one that is on its way up has processes already."""
+    asked = (SYSTEMCTL, "is-active", unit)
+    state = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
+    return state in RUNNING_STATES
 
 
 def _parser() -> argparse.ArgumentParser:

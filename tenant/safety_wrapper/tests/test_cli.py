@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safety_wrapper import cli
 from safety_wrapper.config import parse_config
 from safety_wrapper.measurement import hash_plugin
 from safety_wrapper.notify import notify
@@ -47,6 +48,27 @@ def test_a_canary_without_a_daemon_or_gateway_fails_and_says_so(tmp_path: Path) 
 
 def test_a_probe_without_a_daemon_fails(tmp_path: Path) -> None:
     assert run("probe", "--timeout", "1", "--status-socket", str(tmp_path / "none")).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "running"),
+    [
+        ("active", True),
+        ("activating", True),
+        ("reloading", True),
+        ("inactive", False),
+        ("failed", False),
+        ("", False),
+    ],
+)
+def test_a_gateway_on_its_way_up_is_probed_like_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, *, running: bool
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho {state}\n[ '{state}' = active ] || exit 3\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(cli, "SYSTEMCTL", str(systemctl))
+    assert cli.runs("openclaw.service") is running
 
 
 def test_the_daemon_without_its_configuration_does_not_start(tmp_path: Path) -> None:
