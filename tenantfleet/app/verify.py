@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tenantfleet.app.host_run import HostRun
 from tenantfleet.app.steps import LAST_PLAY, tenant_target, unknown_tenant
-from tenantfleet.inventory.orders import OrderRecord, OrderState
 from tenantfleet.model.errors import ConflictError, InputRefusedError
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from tenantfleet.app.environment import Environment
     from tenantfleet.app.host_run import Target
     from tenantfleet.app.progress import Progress
+    from tenantfleet.inventory.orders import OrderRecord
     from tenantfleet.model.outcome import RunOutcome
 
 VERIFY_PLAYBOOK = "tenant_verify.yml"
@@ -76,9 +76,10 @@ def _settled(environment: Environment, tenant_id: str) -> OrderRecord:
     last = environment.order_ledger.latest_provision(tenant_id)
     if last is None:
         raise unknown_tenant(tenant_id)
-    if last.state is OrderState.RUNNING:
+    busy = environment.order_ledger.running(tenant_id)
+    if busy is not None:
         raise ConflictError(
-            f"order {last.order_id} is changing tenant {tenant_id}",
+            f"order {busy.order_id} is changing tenant {tenant_id}",
             code="tenant.busy",
             hint="Wait for it, or finish it: `tenantfleet resume`.",
         )

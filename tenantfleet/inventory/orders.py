@@ -59,6 +59,16 @@ class StepRecord:
     summary: str
 
 
+# A refused or failed order must not hide the one that made the tenant what it is.
+_LATEST_PROVISION = """
+SELECT * FROM tenant_order WHERE tenant_id = :tenant_id AND kind = 'provision'
+AND (finished_at IS NULL OR finished_at >= coalesce((
+    SELECT max(finished_at) FROM tenant_order
+    WHERE tenant_id = :tenant_id AND kind = 'decommission' AND state = 'done'), ''))
+ORDER BY sealed IS NULL DESC, plan IS NOT NULL DESC, submitted_at DESC, rowid DESC LIMIT 1
+"""
+
+
 class OrderLedger:
     """The tables `tenant_order`, `step` and `run_number`."""
 
@@ -161,12 +171,19 @@ class OrderLedger:
             )
 
     def latest_provision(self, tenant_id: str) -> OrderRecord | None:
-        """The order that last said what the tenant is."""
+        """The order that says what the tenant is since it was last decommissioned.
+
+        The newest that was ever done (no payload is left in it), else that has a plan, else of all.
+        """
+        with self._database.transaction() as ledger:
+            row = ledger.execute(_LATEST_PROVISION, {"tenant_id": tenant_id}).fetchone()
+        return None if row is None else _order(row)
+
+    def running(self, tenant_id: str) -> OrderRecord | None:
+        """The order of any kind that is at work on the tenant."""
         with self._database.transaction() as ledger:
             row = ledger.execute(
-                "SELECT * FROM tenant_order WHERE tenant_id = ? AND kind = 'provision'"
-                " ORDER BY submitted_at DESC, rowid DESC LIMIT 1",
-                (tenant_id,),
+                "SELECT * FROM tenant_order WHERE tenant_id = ? AND state = 'running'", (tenant_id,)
             ).fetchone()
         return None if row is None else _order(row)
 

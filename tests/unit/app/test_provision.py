@@ -5,15 +5,19 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tenantfleet.app.environment import open_environment
+from tenantfleet.app.fleet import fleet_hosts
 from tenantfleet.app.progress import Silence
 from tenantfleet.app.provision import Driver
 from tenantfleet.app.status import machine_rows
+from tenantfleet.app.verify import verify_tenants
 from tenantfleet.model.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -199,3 +203,18 @@ def test_a_done_order_puts_its_tenant_onto_no_second_machine(fleet: Fleet) -> No
     refused = submit(fleet, order, again=True)[0]["failure"]
     assert (refused["code"], refused["exit_code"]) == ("order.consumed", 11)
     assert fleet.environment.machine_ledger.of_tenant("acme") is None
+
+
+def test_an_order_that_was_refused_hides_no_healthy_tenant(fleet: Fleet) -> None:
+    fleet.open_gate()
+    submit(fleet, fleet.order())
+    settings = fleet.environment.root / "settings.yml"
+    settings.write_text(settings.read_text().replace("- eu-lab", "- eu-lab\n- us-lab"))
+    wider = replace(fleet, environment=open_environment(fleet.home, "dev"))
+    refused = submit(wider, wider.order(region="us-lab"))[0]["failure"]
+    assert refused["code"] == "tenant.other_region"
+    outcome = verify_tenants(wider.environment, [], project=fleet.project, progress=Silence())
+    assert outcome.ok, outcome
+    listed = fleet_hosts(fleet.home.parent / "machines.yml", ledger=fleet.environment.root / "ledger.sqlite")
+    facts = {host.machine.id: host.variables for host in listed}
+    assert facts["lab-a1"]["tenant"]["region"] == "eu-lab"

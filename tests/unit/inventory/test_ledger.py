@@ -11,7 +11,7 @@ from tenantfleet.inventory.machines import MachineLedger, MachineState
 from tenantfleet.inventory.orders import OrderLedger, OrderState
 from tenantfleet.model.errors import ConflictError, NoMachineError, OrderSpentError, TenantfleetError
 from tenantfleet.model.machine import Machine
-from tenantfleet.model.order import HubOrder
+from tenantfleet.model.order import HubOrder, OrderKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,6 +159,32 @@ def test_the_end_of_an_earlier_attempt_does_not_close_the_one_at_work(database: 
     ledger.finish(order_id, 1, state=OrderState.DONE, result={"attempt": 1}, now=NOW)
     assert ledger.get(order_id) == second
     assert second.state is OrderState.RUNNING
+
+
+def test_an_order_that_failed_does_not_hide_the_one_that_was_done(database: LedgerDatabase) -> None:
+    ledger = OrderLedger(database)
+    for number, state in ((1, OrderState.DONE), (2, OrderState.FAILED)):
+        order_id = ledger.submit(order(number=number), again=False, now=NOW).order_id
+        ledger.finish(order_id, 1, state=state, result={}, now=NOW)
+    ledger.submit(order(number=1), again=True, now=NOW)
+    ledger.finish(str(order(number=1).order_id), 2, state=OrderState.FAILED, result={}, now=NOW)
+    latest = ledger.latest_provision("acme")
+    assert latest is not None
+    assert latest.order_id == str(order(number=1).order_id)
+
+
+def test_an_order_from_before_a_decommission_says_nothing_of_the_tenant(database: LedgerDatabase) -> None:
+    ledger = OrderLedger(database)
+    gone = order(number=2).model_copy(update={"kind": OrderKind.DECOMMISSION, "sealed": None})
+    for minute, wanted in enumerate((order(number=1), gone)):
+        record = ledger.submit(wanted, again=False, now=NOW)
+        then = NOW + timedelta(minutes=minute)
+        ledger.finish(record.order_id, 1, state=OrderState.DONE, result={}, now=then)
+    assert ledger.latest_provision("acme") is None
+    ledger.submit(order(number=3), again=False, now=NOW)
+    latest = ledger.latest_provision("acme")
+    assert latest is not None
+    assert latest.order_id == str(order(number=3).order_id)
 
 
 def test_run_numbers_only_grow_also_when_many_take_them(database: LedgerDatabase) -> None:
