@@ -152,14 +152,17 @@ def load(paths: Paths, activation_id: str) -> Activation:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The effects of a switch, in the order in which they are done."""
+    """The effects of a switch, in the order in which they are done.
+
+    `dependents` ran before: they stand still while the links move, so that none runs beside a new service.
+    """
 
     stop: tuple[str, ...]
     unlink: tuple[str, ...]
     link: dict[str, str]
     start: tuple[str, ...]
     reload: tuple[str, ...]
-    restart: tuple[str, ...]
+    dependents: tuple[str, ...]
 
 
 def transition(
@@ -176,7 +179,7 @@ def transition(
         link=new_links,
         start=new_services,
         reload=tuple(dict.fromkeys(name for name in reloads if name not in both)),
-        restart=tuple(name for name in active if name not in both),
+        dependents=tuple(name for name in active if name not in both),
     )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pwd
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def test_a_first_activation_starts_in_order_and_enables_what_can_be_enabled(
     wanted = "etc/systemd/system/multi-user.target.wants/a.service"
     assert [link for link in change.link if ".wants/" in link] == [wanted]
     assert change.link[wanted] == "/opt/tenantfleet/echo/current/units/a.service"
-    assert change.restart == ("x.service",)
+    assert change.dependents == ("x.service",)
     assert change.link["etc/systemd/system/a.service"] == "/opt/tenantfleet/echo/current/units/a.service"
 
 
@@ -159,6 +160,74 @@ def test_nothing_is_left_of_a_unit_whose_first_activation_goes(
     change = activate.transition(old=only, new=None, links=frozenset(only.links), active=())
     assert (change.stop, change.unlink) == (("a.service",), tuple(sorted(only.links)))
     assert (change.link, change.start) == ({}, ())
+
+
+def told_to_systemd(
+    activate: ModuleType, monkeypatch: pytest.MonkeyPatch, states: dict[str, str]
+) -> list[str]:
+    """Put a systemd of these unit states in place of the host's; the list of what it is told, as it grows."""
+    told: list[str] = []
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        words = " ".join(argv[1:])
+        if argv[0] == "/usr/bin/systemctl" and argv[1] not in {"is-active", "show"}:
+            told.append(words)
+        output = states.get(argv[2], "inactive") if argv[1] == "is-active" else ""
+        return subprocess.CompletedProcess(argv, 0, stdout=output, stderr="")
+
+    monkeypatch.setattr(activate, "run", run)
+    return told
+
+
+def test_dependents_that_run_or_come_up_stand_still_while_the_links_move(
+    activate: ModuleType,
+    paths: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = {
+        "a.service": "active",
+        "b.service": "activating",
+        "c.service": "reloading",
+        "d.service": "failed",
+    }
+    told = told_to_systemd(activate, monkeypatch, states)
+    real_point = activate.point
+
+    def point(slots: Path, link: str, activation_id: str | None) -> None:
+        told.append(f"point {link}")
+        real_point(slots, link, activation_id)
+
+    monkeypatch.setattr(activate, "point", point)
+    name = lay_down(paths, {"units/tf-echo.service": ""}, reloads=["r.service"], dependents=[*states])
+    assert activate.switch(paths, name, "first").verdict == "confirmed"
+    order = [words for words in told if not words.startswith("reset-failed")]
+    assert order == [
+        *(f"stop {dependent}" for dependent in ("a.service", "b.service", "c.service")),
+        "point previous",
+        "point current",
+        "daemon-reload",
+        *(f"start {dependent}" for dependent in ("a.service", "b.service", "c.service")),
+    ]
+
+
+def test_dependents_of_an_activation_with_nothing_to_go_back_to_run_again(
+    activate: ModuleType,
+    paths: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = {"argv": ["/bin/false"], "timeout_s": 0.1}
+    name = lay_down(paths, {"units/tf-echo.service": ""}, dependents=["x.service"], probe=probe)
+    activate.point(paths.slots, "current", name)
+    told = told_to_systemd(activate, monkeypatch, {"x.service": "active"})
+    outcome = activate.switch(paths, name, "again")
+    assert (outcome.verdict, outcome.in_force) == ("failed", None)
+    assert "left as it is" in outcome.reason
+    assert told[-1] == "start x.service"
+    told.clear()
+    attempt = {"attempt": "died", "activation": name, "current": name, "previous": None, "at": activate.now()}
+    sys.modules["activation"].write_json(paths.in_progress, {**attempt, "active": ["x.service"]})
+    activate.recover(paths)
+    assert told == ["reset-failed x.service", "start x.service"]
 
 
 def test_a_unit_without_services_reloads_before_and_after(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
