@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tenantfleet.model.secret import Secret
 
 _PREFIX = "tenantfleet-run-"
+_FRESH = "tenantfleet-fresh-"
 _DETACHED = "tenantfleet-removed-"
 _OWNER = "owner"
 
@@ -58,10 +59,12 @@ def open_workspace(memory: Path | None = None) -> Iterator[Workspace]:
     """
     base = memory or _tmpfs()
     _remove_orphans(base)
-    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
-    owner = os.open(root / _OWNER, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # locked before it gets the name that others look at: to them, an unlocked one is an orphan
+    fresh = Path(tempfile.mkdtemp(prefix=f"{_FRESH}{os.getpid()}-", dir=base))
+    owner = os.open(fresh / _OWNER, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(owner, fcntl.LOCK_EX)
+    root = fresh.rename(base / f"{_PREFIX}{fresh.name.removeprefix(_FRESH)}")
     try:
-        fcntl.flock(owner, fcntl.LOCK_EX)
         yield Workspace(root)
     finally:
         _remove(root)
@@ -91,7 +94,7 @@ def _remove_orphans(base: Path) -> None:
                 continue
             owner = os.open(root / _OWNER, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            continue  # being made or removed at this moment
+            continue  # being removed at this moment
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(root)

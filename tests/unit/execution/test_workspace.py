@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+from typing import TYPE_CHECKING
+
+from tenantfleet.execution.workspace import open_workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_a_fresh_workspace_is_never_taken_for_an_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def another_driver_comes_first(file: int, operation: int) -> None:
+        monkeypatch.undo()
+        with open_workspace(tmp_path):
+            pass
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", another_driver_comes_first)
+    with open_workspace(tmp_path) as workspace:
+        assert workspace.write("kept", "x").read_text() == "x"
+        with open_workspace(tmp_path):
+            assert workspace.root.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def die_within(base: Path) -> None:
+    with open_workspace(base) as workspace:
+        workspace.write("secret", "x")
+        os._exit(0)
+
+
+def test_what_a_dead_driver_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    driver = multiprocessing.get_context("spawn").Process(target=die_within, args=(tmp_path,))
+    driver.start()
+    driver.join()
+    assert list(tmp_path.glob("*/secret"))
+    with open_workspace(tmp_path):
+        assert not list(tmp_path.glob("*/secret"))
