@@ -29,6 +29,7 @@ STATE = Path("/var/lib/tenantfleet/lockout")
 ARMED = STATE / "armed.json"
 TIMER = "tf-lockout-revert"
 TABLE = ("inet", "tenantfleet")
+FIREWALL = "tf-firewall.service"
 SSH_UNITS = ("ssh.socket", "ssh.service")
 SELF = "/usr/local/lib/tenantfleet/lockout-guard"
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -98,6 +99,16 @@ def restore(path: Path, memory: dict[str, Any] | None) -> None:
     write_whole(path, content, mode=memory["mode"], uid=memory["uid"], gid=memory["gid"])
 
 
+def restored(path: Path, memory: dict[str, Any] | None) -> bool:
+    """Restore one path; False, and a word in the journal, when it resists: the others matter the more."""
+    try:
+        restore(path, memory)
+    except OSError as error:
+        say(f"{path} is not as it was: {error}")
+        return False
+    return True
+
+
 def unit_state(unit: str) -> dict[str, bool]:
     verbs = {"enabled": "is-enabled", "active": "is-active"}
     return {
@@ -142,10 +153,14 @@ def confirm() -> int:
 
 
 def restore_table(listing: str | None) -> None:
-    """Load the old table in one transaction; one that does not load goes: reachable beats filtered."""
+    """Load the old table in one transaction; one that does not load goes: reachable beats filtered.
+
+    What must not run unfiltered requires the firewall's unit and stops with it.
+    """
     forget = "table {0} {1}\ndelete table {0} {1}\n".format(*TABLE)
     if run(NFT, "-f", "-", stdin=forget + (listing or "")).returncode:
         run(NFT, "-f", "-", stdin=forget)
+        run(SYSTEMCTL, "--no-block", "stop", FIREWALL)
 
 
 def restore_units(units: dict[str, dict[str, bool]]) -> None:
@@ -161,10 +176,12 @@ def revert() -> int:
         if not ARMED.exists():
             return 0
         memory = json.loads(ARMED.read_bytes())
-        for path, remembered in memory["paths"].items():
-            restore(Path(path), remembered)
+        paths = memory["paths"].items()
+        resisting = [path for path, remembered in paths if not restored(Path(path), remembered)]
         restore_table(memory["table"])
         restore_units(memory["units"])
+        if resisting:  # the memory stays: the next boot, or a person, tries again
+            return 1
         ARMED.unlink()
     say("nobody confirmed the change: SSH, sudo and firewall are as they were")
     return 0
