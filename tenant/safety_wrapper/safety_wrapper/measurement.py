@@ -21,7 +21,6 @@ class UnitFacts:
 
     exec_start: str
     invocation_id: str
-    active_state: str
     control_group: str
 
 

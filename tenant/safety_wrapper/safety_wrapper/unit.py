@@ -6,7 +6,7 @@ from typing import Protocol
 
 from safety_wrapper.measurement import UnitFacts, UnmeasuredError
 
-PROPERTIES = ("ExecStart", "InvocationID", "ActiveState", "ControlGroup")
+PROPERTIES = ("ExecStart", "InvocationID", "ControlGroup")
 ANSWER_S = 10.0
 
 
@@ -63,7 +63,6 @@ def parse_properties(output: str) -> UnitFacts:
     return UnitFacts(
         exec_start=values["ExecStart"],
         invocation_id=values["InvocationID"],
-        active_state=values["ActiveState"],
         control_group=values["ControlGroup"],
     )
 

@@ -236,8 +236,7 @@ class World:
         volume = f"-v {self.plugin}:/opt/tenantfleet/plugin:ro"
         start = f"{{ path=/usr/bin/podman ; argv[]=/usr/bin/podman run {volume} image ; }}"
         (self.directory / "properties").write_text(
-            f"ExecStart={start}\nInvocationID={self.starts:032x}\nActiveState=active\n"
-            f"ControlGroup={self.control_group}\n"
+            f"ExecStart={start}\nInvocationID={self.starts:032x}\nControlGroup={self.control_group}\n"
         )
 
     # -- parts

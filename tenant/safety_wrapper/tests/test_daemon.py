@@ -137,7 +137,7 @@ class Host:
     def write_properties(self, *, source: Path | None = None, invocation: str = "1") -> None:
         mount = f"-v {source or self.plugin}:/opt/tenantfleet/plugin:ro"
         text = f"ExecStart={{ argv[]=podman run {mount} image ; }}\nInvocationID={invocation}\n"
-        text += f"ActiveState=active\nControlGroup={self.control_group}\n"
+        text += f"ControlGroup={self.control_group}\n"
         new = self.folder / "properties.new"
         new.write_text(text)
         new.rename(self.folder / "properties")

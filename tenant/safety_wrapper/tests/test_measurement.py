@@ -111,7 +111,7 @@ def test_what_is_not_a_plain_tree_is_not_hashed(plugin: Path, tmp_path: Path) ->
 
 
 def test_a_tree_that_only_root_can_change_is_measured(plugin: Path, tmp_path: Path) -> None:
-    facts = UnitFacts(start("-v", f"{plugin}:{MOUNT}:ro"), "1", "active", "/x")
+    facts = UnitFacts(start("-v", f"{plugin}:{MOUNT}:ro"), "1", "/x")
     assert measure(facts, mount=MOUNT, store=tmp_path / "store") == hash_plugin(plugin)
 
 
@@ -134,21 +134,19 @@ def test_a_link_on_the_way_is_refused(plugin: Path, tmp_path: Path) -> None:
 
 
 def test_systemds_properties_are_read_and_a_missing_one_is_an_error() -> None:
-    text = (
-        "ExecStart={ a }\nExecStart={ b }\nInvocationID=i\nActiveState=active\nControlGroup=/system.slice/o\n"
-    )
+    text = "ExecStart={ a }\nExecStart={ b }\nInvocationID=i\nControlGroup=/system.slice/o\n"
     facts = parse_properties(text)
     assert facts.exec_start == "{ a }\n{ b }", "every command of the unit counts"
     assert facts.control_group == "/system.slice/o"
     with pytest.raises(UnmeasuredError, match="ControlGroup"):
-        parse_properties("ExecStart=\nInvocationID=\nActiveState=inactive\n")
+        parse_properties("ExecStart=\nInvocationID=\n")
 
 
 def test_a_daemon_reload_does_not_look_like_another_command() -> None:
     def told(start_time: str, pid: int) -> UnitFacts:
         command = "{ path=/usr/bin/podman ; argv[]=/usr/bin/podman run image ; ignore_errors=no"
         run = f"start_time=[{start_time}] ; stop_time=[n/a] ; pid={pid} ; code=(null) ; status=0/0 }}"
-        rest = "InvocationID=i\nActiveState=active\nControlGroup=/system.slice/o\n"
+        rest = "InvocationID=i\nControlGroup=/system.slice/o\n"
         return parse_properties(f"ExecStart={command} ; {run}\n{rest}")
 
     assert told("Mon 2026-11-23 16:00:00 UTC", 4581) == told("n/a", 0)

@@ -15,7 +15,7 @@ from safety_wrapper.measurement import UnitFacts
 from safety_wrapper.peer import Peer
 from safety_wrapper.watch import Watch
 
-FACTS = UnitFacts(exec_start="podman run image", invocation_id="1", active_state="active", control_group="/g")
+FACTS = UnitFacts(exec_start="podman run image", invocation_id="1", control_group="/g")
 
 
 @dataclass
