@@ -11,7 +11,7 @@ from tenantfleet.app.orders import check_order, new_order
 from tenantfleet.app.steps import FleetSteps, unknown_tenant
 from tenantfleet.inventory.orders import OrderState
 from tenantfleet.model.order import HubOrder, OrderKind
-from tenantfleet.workflow.engine import Data, Engine, open_engine
+from tenantfleet.workflow.engine import Data, open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,10 +45,12 @@ class Driver:
         for order in orders:
             self._check(order, again=again)
         with open_engine(self.environment.root, self._steps) as engine:
-            resumed = self._start_unfinished(engine)
-            records = [ledger.submit(order, again=again, now=datetime.now(UTC)) for order in orders]
-            ordered = [engine.submit(record.order_id, record.attempt) for record in records]
-            return [engine.result(workflow) for workflow in dict.fromkeys([*ordered, *resumed])]
+            # whose driver died, whether or not their workflow was already written down
+            unfinished = [record for record in ledger.all() if record.state is OrderState.RUNNING]
+            # all are accepted before any workflow starts, so that a refusal leaves none at work
+            records = ledger.submit(*orders, again=again, now=datetime.now(UTC))
+            started = [engine.submit(record.order_id, record.attempt) for record in (*records, *unfinished)]
+            return [engine.result(workflow) for workflow in dict.fromkeys(started)]
 
     def done_before(self, orders: Sequence[HubOrder]) -> tuple[str, ...]:
         """Ids of those orders that were done already: to submit them again touches nothing."""
@@ -82,12 +84,3 @@ class Driver:
             check_order(self.environment, order)
         elif again:
             self.environment.machines()
-
-    def _start_unfinished(self, engine: Engine) -> list[str]:
-        """Orders whose driver died, whether or not their workflow was already written down."""
-        records = self.environment.order_ledger.all()
-        return [
-            engine.submit(record.order_id, record.attempt)
-            for record in records
-            if record.state is OrderState.RUNNING
-        ]

@@ -90,8 +90,8 @@ class OrderLedger:
         _refuse_other_content(row, order)
         return _order(row)
 
-    def submit(self, order: HubOrder, *, again: bool, now: datetime) -> OrderRecord:
-        """Accept an order, or find it again.
+    def submit(self, *orders: HubOrder, again: bool, now: datetime) -> tuple[OrderRecord, ...]:
+        """Accept orders, or find them again: all of them or, when one is refused, none.
 
         A new order starts its first attempt. One that failed starts its next. One that runs or is done is
         returned as it is, unless `again` asks for another attempt of a done one: its payload stays consumed.
@@ -101,20 +101,21 @@ class OrderLedger:
             ConflictError: `tenant.busy`, another order of this tenant is not finished.
         """
         with self._database.transaction() as ledger:
-            row = ledger.execute(
-                "SELECT * FROM tenant_order WHERE order_id = ?", (str(order.order_id),)
-            ).fetchone()
-            if row is None:
-                order.refuse_expired(now)
-                _refuse_busy_tenant(ledger, order)
-                self._insert(ledger, order, now)
-            else:
-                _refuse_other_content(row, order)
-                self._next_attempt(ledger, row, order, again=again, now=now)
-            found = ledger.execute(
-                "SELECT * FROM tenant_order WHERE order_id = ?", (str(order.order_id),)
-            ).fetchone()
-        return _order(found)
+            return tuple(self._submit(ledger, order, again=again, now=now) for order in orders)
+
+    def _submit(
+        self, ledger: sqlite3.Connection, order: HubOrder, *, again: bool, now: datetime
+    ) -> OrderRecord:
+        select = "SELECT * FROM tenant_order WHERE order_id = ?"
+        row = ledger.execute(select, (str(order.order_id),)).fetchone()
+        if row is None:
+            order.refuse_expired(now)
+            _refuse_busy_tenant(ledger, order)
+            self._insert(ledger, order, now)
+        else:
+            _refuse_other_content(row, order)
+            self._next_attempt(ledger, row, order, again=again, now=now)
+        return _order(ledger.execute(select, (str(order.order_id),)).fetchone())
 
     @staticmethod
     def _insert(ledger: sqlite3.Connection, order: HubOrder, now: datetime) -> None:

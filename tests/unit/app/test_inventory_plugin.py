@@ -49,7 +49,7 @@ def source(fleet: Fleet) -> Path:
 
 def test_claimed_machines_have_their_tenants_facts_and_free_ones_none(fleet: Fleet, source: Path) -> None:
     order, now = fleet.order(), datetime.now(UTC)
-    record = fleet.environment.order_ledger.submit(order, again=False, now=now)
+    (record,) = fleet.environment.order_ledger.submit(order, again=False, now=now)
     fleet.environment.order_ledger.record_plan(make_plan(fleet.environment, order))
     fleet.environment.machine_ledger.claim(
         tenant_id="acme", order_id=record.order_id, region="eu-lab", candidates=["lab-a1"], now=now

@@ -91,6 +91,12 @@ def test_one_bad_order_among_good_ones_stops_all(fleet: Fleet) -> None:
     assert refusal(fleet, "provision", str(good), str(bad)).exit_code == 13
 
 
+def test_two_orders_of_one_tenant_at_once_are_refused_and_neither_is_started(fleet: Fleet) -> None:
+    first, second = fleet.write(fleet.order(), "first.yml"), fleet.write(fleet.order(), "second.yml")
+    error = refusal(fleet, "provision", str(first), str(second))
+    assert (error.code, error.exit_code) == ("tenant.busy", 14)
+
+
 def test_a_store_that_answers_with_another_manifest_is_not_believed(fleet: Fleet) -> None:
     claimed = "d" * 64
     (fleet.store / "manifests" / f"{claimed}.json").write_bytes(canonical({"version": 1}))

@@ -143,9 +143,9 @@ def test_an_order_id_is_good_for_one_content(database: LedgerDatabase) -> None:
 
 def test_a_failed_order_gets_another_attempt_unless_it_expired(database: LedgerDatabase) -> None:
     ledger = OrderLedger(database)
-    first = ledger.submit(order(), again=False, now=NOW)
+    (first,) = ledger.submit(order(), again=False, now=NOW)
     ledger.finish(first.order_id, 1, state=OrderState.FAILED, result={}, now=NOW)
-    assert ledger.submit(order(), again=False, now=NOW).attempt == 2
+    assert ledger.submit(order(), again=False, now=NOW)[0].attempt == 2
     ledger.finish(first.order_id, 2, state=OrderState.FAILED, result={}, now=NOW)
     with pytest.raises(OrderSpentError):
         ledger.submit(order(), again=False, now=NOW + timedelta(hours=2))
@@ -153,9 +153,9 @@ def test_a_failed_order_gets_another_attempt_unless_it_expired(database: LedgerD
 
 def test_the_end_of_an_earlier_attempt_does_not_close_the_one_at_work(database: LedgerDatabase) -> None:
     ledger = OrderLedger(database)
-    order_id = ledger.submit(order(), again=False, now=NOW).order_id
+    order_id = ledger.submit(order(), again=False, now=NOW)[0].order_id
     ledger.finish(order_id, 1, state=OrderState.FAILED, result={}, now=NOW)
-    second = ledger.submit(order(), again=False, now=NOW)
+    (second,) = ledger.submit(order(), again=False, now=NOW)
     ledger.finish(order_id, 1, state=OrderState.DONE, result={"attempt": 1}, now=NOW)
     assert ledger.get(order_id) == second
     assert second.state is OrderState.RUNNING
@@ -164,7 +164,7 @@ def test_the_end_of_an_earlier_attempt_does_not_close_the_one_at_work(database: 
 def test_an_order_that_failed_does_not_hide_the_one_that_was_done(database: LedgerDatabase) -> None:
     ledger = OrderLedger(database)
     for number, state in ((1, OrderState.DONE), (2, OrderState.FAILED)):
-        order_id = ledger.submit(order(number=number), again=False, now=NOW).order_id
+        order_id = ledger.submit(order(number=number), again=False, now=NOW)[0].order_id
         ledger.finish(order_id, 1, state=state, result={}, now=NOW)
     ledger.submit(order(number=1), again=True, now=NOW)
     ledger.finish(str(order(number=1).order_id), 2, state=OrderState.FAILED, result={}, now=NOW)
@@ -177,7 +177,7 @@ def test_an_order_from_before_a_decommission_says_nothing_of_the_tenant(database
     ledger = OrderLedger(database)
     gone = order(number=2).model_copy(update={"kind": OrderKind.DECOMMISSION, "sealed": None})
     for minute, wanted in enumerate((order(number=1), gone)):
-        record = ledger.submit(wanted, again=False, now=NOW)
+        (record,) = ledger.submit(wanted, again=False, now=NOW)
         then = NOW + timedelta(minutes=minute)
         ledger.finish(record.order_id, 1, state=OrderState.DONE, result={}, now=then)
     assert ledger.latest_provision("acme") is None
@@ -185,6 +185,13 @@ def test_an_order_from_before_a_decommission_says_nothing_of_the_tenant(database
     latest = ledger.latest_provision("acme")
     assert latest is not None
     assert latest.order_id == str(order(number=3).order_id)
+
+
+def test_of_orders_that_are_handed_in_together_all_are_accepted_or_none(database: LedgerDatabase) -> None:
+    ledger = OrderLedger(database)
+    with pytest.raises(ConflictError):
+        ledger.submit(order("bravo", number=3), order(number=1), order(number=2), again=False, now=NOW)
+    assert not ledger.all()
 
 
 def test_run_numbers_only_grow_also_when_many_take_them(database: LedgerDatabase) -> None:
