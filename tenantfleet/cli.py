@@ -22,6 +22,7 @@ from tenantfleet.order_cli import OrderFile, OrderFiles, order_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from tenantfleet.model.order import HubOrder
 
@@ -178,7 +179,7 @@ def verify(
 
     where: Place = context.obj
     progress = console.ConsoleProgress()
-    with _interruptible(), progress.shown():
+    with _interruptible(hint="nothing was changed"), progress.shown():
         outcome = verify_tenants(where.environment(), tenants or [], project=where.project, progress=progress)
     if as_json:
         console.show_json(console.outcome_data(outcome))
@@ -201,7 +202,7 @@ def drift(
 
     where: Place = context.obj
     progress = console.ConsoleProgress()
-    with _interruptible(), progress.shown():
+    with _interruptible(hint="nothing was changed"), progress.shown():
         outcome = detect_drift(where.environment(), tenants or [], project=where.project, progress=progress)
     if as_json:
         console.show_json(console.outcome_data(outcome))
@@ -330,7 +331,7 @@ def _carry_out(where: Place, orders: list[HubOrder], *, again: bool, as_json: bo
     progress = console.ConsoleProgress()
     driver = _driver(where, progress)
     before = () if again else driver.done_before(orders)
-    with _interruptible(), progress.shown():
+    with _interruptible(hint="`tenantfleet resume` goes on from here"), progress.shown():
         results: list[dict[str, Any]] = driver.submit(orders, again=again)
     if as_json:
         console.show_json(results)
@@ -342,16 +343,23 @@ def _carry_out(where: Place, orders: list[HubOrder], *, again: bool, as_json: bo
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """On Ctrl-C or SIGTERM: forget the secrets in memory and die at once; the guard takes Ansible along."""
+def _interruptible(*, hint: str) -> Iterator[None]:
+    """Interrupted, terminated, hung up: forget the secrets in memory and die; the guard ends Ansible."""
     from tenantfleet.execution.workspace import remove_own_workspaces  # noqa: PLC0415 - start-up time
 
+    def hung_up(number: int, _frame: FrameType | None) -> None:
+        # nothing is said: its terminal is gone, and to write there would fail
+        remove_own_workspaces()
+        os._exit(128 + number)
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it goes on
+        signal.signal(signal.SIGHUP, hung_up)
     try:
         yield
     except KeyboardInterrupt:
         remove_own_workspaces()
-        console.err.print("[bold]next[/]  broken off; `tenantfleet resume` goes on from here")
+        console.err.print(f"[bold]next[/]  broken off; {hint}")
         console.err.file.flush()
         os._exit(128 + signal.SIGINT)
 

@@ -175,6 +175,17 @@ def test_a_second_driver_is_refused_and_an_interrupted_one_leaves_no_secret_in_m
     assert not list(Path("/dev/shm").glob(mine))
 
 
+def test_a_driver_whose_terminal_hangs_up_leaves_no_secret_in_memory(
+    driver_at_the_gate: tuple[Path, subprocess.Popen[bytes]],
+) -> None:
+    _, working = driver_at_the_gate
+    mine = f"tenantfleet-*-{working.pid}-*"
+    assert list(Path("/dev/shm").glob(mine))
+    working.send_signal(signal.SIGHUP)
+    assert working.wait(PATIENCE_S) == 128 + signal.SIGHUP
+    assert not list(Path("/dev/shm").glob(mine))
+
+
 def test_a_decommissioned_machine_is_given_to_nobody_before_it_is_reinstalled(fleet: Fleet) -> None:
     fleet.open_gate()
     submit(fleet, fleet.order("acme"))
