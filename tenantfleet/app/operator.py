@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tenantfleet.app.host_run import OPERATOR_ACCOUNT
 from tenantfleet.execution.ssh import mint_identity
+from tenantfleet.model.errors import InputRefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,7 @@ def write_operator_certificate(
 
     Args:
         environment: whose hosts it opens.
-        key_file: where; what stands there is replaced.
+        key_file: where; an earlier key with its certificate beside it is replaced.
         person: what the hosts' logs call its holder.
         life: at most an hour.
 
@@ -30,8 +31,11 @@ def write_operator_certificate(
         when it ends.
 
     Raises:
+        InputRefusedError: `key_file.exists`, and it is none of ours.
         ValueError: a life of more than an hour.
     """
+    certificate = key_file.with_name(f"{key_file.name}-cert.pub")
+    _refuse_other_file(key_file, certificate)
     now = datetime.now(UTC)
     identity = mint_identity(
         ca=environment.ssh_user_ca_key,
@@ -40,7 +44,6 @@ def write_operator_certificate(
         now=now,
         life=life,
     )
-    certificate = key_file.with_name(f"{key_file.name}-cert.pub")
     for path, text in ((key_file, identity.private_key.reveal()), (certificate, identity.certificate + "\n")):
         path.unlink(missing_ok=True)
         with os.fdopen(
@@ -48,3 +51,13 @@ def write_operator_certificate(
         ) as file:
             file.write(text)
     return now + life
+
+
+def _refuse_other_file(key_file: Path, certificate: Path) -> None:
+    """A key that has no certificate is somebody's own: it is never replaced."""
+    if os.path.lexists(key_file) and not certificate.is_file():
+        raise InputRefusedError(
+            f"{key_file} exists and was not made here: no {certificate.name} is beside it",
+            code="key_file.exists",
+            hint="Name another file with --key-file.",
+        )

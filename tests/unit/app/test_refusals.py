@@ -160,3 +160,13 @@ def test_an_operator_certificate_names_tf_ops_and_ends_within_the_hour(fleet: Fl
     assert ends < datetime.now(UTC) + timedelta(minutes=31)
     assert key.stat().st_mode & 0o077 == 0
     assert "-cert-v01@openssh.com" in (fleet.home / "ops-cert.pub").read_text()
+    before = key.read_text()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert key.read_text() != before
+
+
+def test_an_operator_certificate_never_replaces_a_key_that_is_none_of_its_own(fleet: Fleet) -> None:
+    key = fleet.home / "id_ed25519"
+    key.write_text("my own")
+    assert refusal(fleet, "operator", "certificate", "--key-file", str(key)).code == "key_file.exists"
+    assert key.read_text() == "my own"
