@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from tenantfleet.model.errors import EnvironmentMissingError
 from tenantfleet.model.secret import Secret
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def ask_host(
 
     Returns:
         the answer, and ssh's own last line.
+
+    Raises:
+        EnvironmentMissingError: `ssh.missing`.
     """
     argv = [
         "ssh",
@@ -123,6 +127,10 @@ def ask_host(
         )
     except subprocess.TimeoutExpired:
         return Answer.UNREACHABLE, f"no answer within {timeout_s} s"
+    except FileNotFoundError:
+        raise EnvironmentMissingError(
+            "this machine has no ssh program", code="ssh.missing", hint="apt-get install openssh-client"
+        ) from None
     said = (done.stderr.strip().splitlines() or [""])[-1]
     if done.returncode == 0:
         return Answer.YES, ""
