@@ -96,8 +96,7 @@ def examine_runner(project: Path) -> Iterator[Finding]:
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not Path("/sys/fs/cgroup/unified").exists():
         lacks.append("cgroup v2")
     said = "boots lab hosts" if not lacks else f"lacks {', '.join(lacks)}"
-    for tier in ("script/test", "script/soak"):
-        yield Finding(name=tier, ok=not lacks, said=said, hint="Run as root on Debian 12 or 13.")
+    yield Finding(name="script/test", ok=not lacks, said=said, hint="Run as root on Debian 12 or 13.")
 
 
 def _programs(packages: dict[str, str]) -> Iterator[Finding]:
