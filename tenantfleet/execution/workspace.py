@@ -30,8 +30,14 @@ class Workspace:
         self.root = root
 
     def write(self, name: str, content: str) -> Path:
+        """Write a file, at most one folder deep.
+
+        Raises:
+            FileNotFoundError: the workspace was removed; it is not made again, for nobody would remove it.
+        """
         path = self.root / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent != self.root:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         with os.fdopen(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
         ) as file:

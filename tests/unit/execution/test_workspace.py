@@ -5,12 +5,13 @@ import multiprocessing
 import os
 from typing import TYPE_CHECKING
 
-from tenantfleet.execution.workspace import open_workspace
+import pytest
+
+from tenantfleet.execution.workspace import open_workspace, remove_own_workspaces
+from tenantfleet.model.secret import Secret
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_fresh_workspace_is_never_taken_for_an_orphan(
@@ -45,3 +46,13 @@ def test_what_a_dead_driver_left_is_removed_by_the_next_one(tmp_path: Path) -> N
     assert list(tmp_path.glob("*/secret"))
     with open_workspace(tmp_path):
         assert not list(tmp_path.glob("*/secret"))
+
+
+def test_a_workspace_that_was_removed_takes_no_more_secrets(tmp_path: Path) -> None:
+    """A thread of an interrupted run may still want to write; nobody would ever remove what it made."""
+    with open_workspace(tmp_path) as workspace:
+        remove_own_workspaces(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            workspace.write_secret("payload/late.json", Secret("late"))
+        assert list(tmp_path.iterdir()) == []
+        workspace.root.mkdir()  # for the context's own removal
