@@ -99,8 +99,12 @@ def _remove_orphans(base: Path) -> None:
             if root.stat().st_uid != os.geteuid():
                 continue
             owner = os.open(root / _OWNER, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # removed, and made again by a dying child of its run that still had something to write
+            shutil.rmtree(root, ignore_errors=True)
+            continue
         except OSError:
-            continue  # being removed at this moment
+            continue  # somebody else's
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(root)

@@ -56,3 +56,11 @@ def test_a_workspace_that_was_removed_takes_no_more_secrets(tmp_path: Path) -> N
             workspace.write_secret("payload/late.json", Secret("late"))
         assert list(tmp_path.iterdir()) == []
         workspace.root.mkdir()  # for the context's own removal
+
+
+def test_what_a_dying_child_made_of_a_removed_workspace_goes_with_the_next_run(tmp_path: Path) -> None:
+    with open_workspace(tmp_path) as workspace:
+        left = workspace.root
+    (left / "tmp").mkdir(parents=True)
+    with open_workspace(tmp_path) as workspace:
+        assert list(tmp_path.iterdir()) == [workspace.root]
