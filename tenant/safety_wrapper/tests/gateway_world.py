@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from safety_wrapper.measurement import hash_plugin
 
 TESTS = Path(__file__).resolve().parent
@@ -203,13 +204,13 @@ class World:
     def write_config(self) -> None:
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 -- JSON
         environment.filters["to_json"] = json.dumps
-        text = environment.from_string(TEMPLATE.read_text()).render(
-            openclaw_gateway_port=GATEWAY_PORT,
-            openclaw_egress_base_url=f"http://127.0.0.1:{EGRESS_PORT}/lab/v1",
-            openclaw_provider_id="egress",
-            openclaw_model="lab-1",
-            openclaw_tools_allow=["read", "write", "edit", "apply_patch", "exec", "process"],
-        )
+        # the role's own defaults: what is tested is what a host gets
+        variables = yaml.safe_load((TEMPLATE.parents[1] / "defaults/main.yml").read_text()) | {
+            "openclaw_gateway_port": GATEWAY_PORT,
+            "openclaw_egress_base_url": f"http://127.0.0.1:{EGRESS_PORT}/lab/v1",
+            "openclaw_model": "lab-1",
+        }
+        text = environment.from_string(TEMPLATE.read_text()).render(variables)
         path = self.directory / "config" / "openclaw.json"
         path.write_text(json.dumps(json.loads(text), indent=1))
         os.chown(path, 0, OPENCLAW)
