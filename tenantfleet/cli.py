@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from tenantfleet.app.progress import Progress
     from tenantfleet.model.order import HubOrder
+    from tenantfleet.model.outcome import RunOutcome
 
 app = typer.Typer(
     help="Put guarded AI-agent tenants onto machines, and keep them there.", no_args_is_help=True
@@ -177,17 +179,8 @@ def verify(
     """Prove that tenants are guarded; change nothing."""
     from tenantfleet.app.verify import verify_tenants  # noqa: PLC0415 - start-up time
 
-    where: Place = context.obj
-    progress = console.ConsoleProgress()
-    with _interruptible(hint="nothing was changed"), progress.shown():
-        outcome = verify_tenants(where.environment(), tenants or [], project=where.project, progress=progress)
-    if as_json:
-        console.show_json(console.outcome_data(outcome))
-    else:
-        console.show_outcome(outcome)
-    if not outcome.ok:
-        states = {host.state for host in outcome.hosts}
-        raise typer.Exit(HostUnreachableError.exit_code if states == {"unreachable"} else ExitCode.RUN_FAILED)
+    outcome = _look(context.obj, verify_tenants, tenants or [], as_json=as_json)
+    raise typer.Exit(_verdict(outcome))
 
 
 @app.command()
@@ -200,16 +193,9 @@ def drift(
     """Say what would be changed on tenants' hosts, by check mode; change nothing. Drift ends with 20."""
     from tenantfleet.app.verify import detect_drift  # noqa: PLC0415 - start-up time
 
-    where: Place = context.obj
-    progress = console.ConsoleProgress()
-    with _interruptible(hint="nothing was changed"), progress.shown():
-        outcome = detect_drift(where.environment(), tenants or [], project=where.project, progress=progress)
-    if as_json:
-        console.show_json(console.outcome_data(outcome))
-    else:
-        console.show_outcome(outcome)
-    if not outcome.ok or any(host.changed for host in outcome.hosts):
-        raise typer.Exit(ExitCode.RUN_FAILED)
+    outcome = _look(context.obj, detect_drift, tenants or [], as_json=as_json)
+    drifted = outcome.ok and any(host.changed for host in outcome.hosts)
+    raise typer.Exit(ExitCode.RUN_FAILED if drifted else _verdict(outcome))
 
 
 @app.command()
@@ -340,6 +326,31 @@ def _carry_out(where: Place, orders: list[HubOrder], *, again: bool, as_json: bo
     failed = next((result["failure"] for result in results if result["failure"]), None)
     if failed is not None:
         raise typer.Exit(failed["exit_code"])
+
+
+class _Look(Protocol):
+    def __call__(
+        self, environment: Environment, tenant_ids: list[str], /, *, project: Path, progress: Progress
+    ) -> RunOutcome: ...
+
+
+def _look(where: Place, look: _Look, tenants: list[str], *, as_json: bool) -> RunOutcome:
+    """Run what only reads, and show what it saw."""
+    progress = console.ConsoleProgress()
+    with _interruptible(hint="nothing was changed"), progress.shown():
+        outcome = look(where.environment(), tenants, project=where.project, progress=progress)
+    if as_json:
+        console.show_json(console.outcome_data(outcome))
+    else:
+        console.show_outcome(outcome)
+    return outcome
+
+
+def _verdict(outcome: RunOutcome) -> int:
+    if outcome.ok:
+        return ExitCode.DONE
+    unreachable = {host.state for host in outcome.hosts} == {"unreachable"}
+    return HostUnreachableError.exit_code if unreachable else ExitCode.RUN_FAILED
 
 
 @contextmanager
