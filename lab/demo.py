@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -80,6 +81,12 @@ def demonstrate(story: Story, control: Control) -> None:
     lab_command = str(fleet.ROOT / ".venv/bin/lab")
     with story.chapter("A lab: three bare Debian 13 hosts, a registry, a release store, a model"):
         show(story, control, lab_command, "up", *HOSTS)
+        if control.home.exists():
+            story.console.print(
+                "  an earlier demonstration is here: its hosts and environment start over"
+            )
+            show(story, control, lab_command, "reset", *HOSTS)
+            shutil.rmtree(control.home)
         MACHINES.unlink(missing_ok=True)
         MACHINES.symlink_to(control.lab.root / "machines.yml")
     with story.chapter("A release: every input named by its digest"):

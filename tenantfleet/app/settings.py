@@ -16,6 +16,8 @@ from tenantfleet.model.settings import FleetSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tenantfleet.model.secret import Secret
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitOptions:
@@ -39,15 +41,25 @@ def make_settings(home: Path, name: str, file: Path | None, options: InitOptions
     Raises:
         InputRefusedError: what comes out is not schema v1, or is for another environment.
     """
-    fields = _from_file(file or home / name / "settings.yml", required=file is not None)
+    in_force = home / name / "settings.yml"
+    fields = _from_file(file or in_force, required=file is not None)
+    if file and in_force.exists():  # like the other keys, the recovery key is kept
+        kept = _from_file(in_force, required=True).get("recovery_recipient")
+        fields = {"recovery_recipient": kept, **fields} if kept else fields
     fields = {"version": 1, "environment": name, **fields, **_from_options(options)}
+    recovery = _new_recovery(options.recovery_key_file)
+    if recovery:
+        fields["recovery_recipient"] = recipient_of(recovery)
     if fields["environment"] != name:
         raise InputRefusedError(
             f"the settings are for {fields['environment']}, not {name}",
             code="settings.other_environment",
             hint=f"Use `--environment {fields['environment']}`.",
         )
-    return FleetSettings.parse(yaml.safe_dump(fields), kind="settings")
+    settings = FleetSettings.parse(yaml.safe_dump(fields), kind="settings")
+    if recovery and options.recovery_key_file:
+        _write_recovery(options.recovery_key_file, recovery)
+    return settings
 
 
 def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def _from_options(options: InitOptions) -> dict[str, Any]:
         "store_address": options.store_address,
         "registry": options.registry,
         "first_contact_key": options.first_contact_key and str(options.first_contact_key.resolve()),
-        "recovery_recipient": options.recovery_recipient or _recovery(options.recovery_key_file),
+        "recovery_recipient": options.recovery_recipient,
         "provider": options.machines and {"kind": "static", "machines": str(options.machines.resolve())},
         "egress_providers": [_egress_provider(written) for written in options.egress_providers],
     }
@@ -88,19 +100,27 @@ def _egress_provider(written: str) -> dict[str, str]:
     return {"id": name, "upstream": upstream}
 
 
-def _recovery(key_file: Path | None) -> str | None:
-    """Make a recovery key, unless that file exists already; its recipient."""
+def _new_recovery(key_file: Path | None) -> Secret[str] | None:
+    """A recovery identity to be written once the settings have been accepted; None when no file is named."""
     if key_file is None:
         return None
+    if key_file.exists():
+        raise _recovery_exists(key_file)
+    return new_identity()
+
+
+def _write_recovery(key_file: Path, identity: Secret[str]) -> None:
     try:
         descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise InputRefusedError(
-            f"{key_file} exists already",
-            code="recovery.exists",
-            hint="Name its recipient with --recovery-recipient, or write to another file.",
-        ) from None
-    identity = new_identity()
+        raise _recovery_exists(key_file) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(identity.reveal() + "\n")
-    return recipient_of(identity)
+
+
+def _recovery_exists(key_file: Path) -> InputRefusedError:
+    return InputRefusedError(
+        f"{key_file} exists already",
+        code="recovery.exists",
+        hint="Name its recipient with --recovery-recipient, or write to another file.",
+    )

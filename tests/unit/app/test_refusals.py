@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyrage  # type: ignore[import-untyped]
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tenantfleet.app.payload import new_identity, open_payload, recipient_of, seal_payload
@@ -139,6 +140,26 @@ def test_init_keeps_keys_and_is_readable_by_its_owner_only(fleet: Fleet) -> None
     assert (fleet.environment.recipients, fleet.environment.ssh_user_ca) == before
     modes = {path.name: path.stat().st_mode & 0o077 for path in fleet.environment.root.iterdir()}
     assert set(modes.values()) == {0}, modes
+
+
+def test_init_from_a_file_again_keeps_the_recovery_recipient_that_the_file_does_not_name(
+    fleet: Fleet,
+) -> None:
+    in_force = fleet.environment.root / "settings.yml"
+    kept = yaml.safe_load(in_force.read_text())
+    file = fleet.home / "again.yml"
+    file.write_text(yaml.safe_dump({name: kept[name] for name in kept if name != "recovery_recipient"}))
+    words = ["--home", str(fleet.home), "init", "--settings", str(file)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert yaml.safe_load(in_force.read_text()) == kept
+
+
+def test_an_init_that_is_refused_leaves_no_recovery_key(fleet: Fleet) -> None:
+    key = fleet.home / "recovery.key"
+    file = fleet.home / "bad.yml"
+    file.write_text("version: 1\nunknown: true\n")
+    refusal(fleet, "init", "--settings", str(file), "--recovery-key-file", str(key))
+    assert not key.exists()
 
 
 def test_an_operator_certificate_names_tf_ops_and_ends_within_the_hour(fleet: Fleet) -> None:
