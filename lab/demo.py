@@ -82,9 +82,7 @@ def demonstrate(story: Story, control: Control) -> None:
     with story.chapter("A lab: three bare Debian 13 hosts, a registry, a release store, a model"):
         show(story, control, lab_command, "up", *HOSTS)
         if control.home.exists():
-            story.console.print(
-                "  an earlier demonstration is here: its hosts and environment start over"
-            )
+            story.console.print("  an earlier demonstration is here: its hosts and environment start over")
             show(story, control, lab_command, "reset", *HOSTS)
             shutil.rmtree(control.home)
         MACHINES.unlink(missing_ok=True)
