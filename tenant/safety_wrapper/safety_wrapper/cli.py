@@ -9,11 +9,12 @@ from pathlib import Path
 
 from safety_wrapper.config import load_config
 from safety_wrapper.measurement import UnmeasuredError, hash_plugin
-from safety_wrapper.policy import load_policy
-from safety_wrapper.prober import Prober
+from safety_wrapper.policy import load_autonomy, load_policy
+from safety_wrapper.prober import ProbeError, Prober
 from safety_wrapper.strict import InvalidDocumentError
 
 BAD_CONFIGURATION = 78  # sysexits.h EX_CONFIG: trying again would change nothing
+TENANT = Path("/etc/tenantfleet/tenant.json")
 STATUS_SOCKET = Path("/run/tf-wrapper/status/status.sock")
 SYSTEMCTL = "/usr/bin/systemctl"
 RETRY_S = 0.5
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     except InvalidDocumentError as error:
         sys.stderr.write(f"tf-wrapper: {error}\n")
         return BAD_CONFIGURATION
-    except (UnmeasuredError, OSError) as error:
+    except (UnmeasuredError, ProbeError, OSError) as error:
         sys.stderr.write(f"tf-wrapper: {error}\n")
         return 1
 
@@ -39,9 +40,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             sys.stdout.write(hash_plugin(arguments.directory) + "\n")
             return 0
         case "check-policy":
-            policy = load_policy(arguments.file)
-            sys.stdout.write(json.dumps({"revision": policy.revision, "sha256": policy.sha256}) + "\n")
-            return 0
+            return _check_policy(arguments)
         case "canary":
             return _canary(arguments)
         case "probe":
@@ -49,6 +48,20 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         raise InvalidDocumentError("the daemon needs --config FILE")
     return _daemon(arguments.config)
+
+
+def _check_policy(arguments: argparse.Namespace) -> int:
+    """A policy is good when it is valid and, asked for, the one that a running daemon obeys."""
+    policy = load_policy(arguments.file)
+    wanted = {"revision": policy.revision, "sha256": policy.sha256}
+    if arguments.in_force and runs(arguments.daemon_unit):  # one that does not run reads it when it starts
+        wanted["autonomy"] = load_autonomy(arguments.tenant)
+        status = Prober(status_socket=arguments.status_socket, enter=()).status()
+        if status["policy"] != wanted:
+            told = json.dumps({"in_force": status["policy"], "wanted": wanted, "reason": status["reason"]})
+            raise ProbeError(f"the daemon obeys another policy: {told}")
+    sys.stdout.write(json.dumps(wanted) + "\n")
+    return 0
 
 
 def _daemon(path: Path) -> int:
@@ -98,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     hashing.add_argument("directory", type=Path)
     policy = commands.add_parser("check-policy", help="tell whether a policy is valid")
     policy.add_argument("file", type=Path)
+    policy.add_argument("--in-force", action="store_true", help="and whether a running daemon obeys it")
+    policy.add_argument("--tenant", type=Path, default=TENANT)
+    policy.add_argument("--daemon-unit", default="tf-wrapper.service")
+    policy.add_argument("--status-socket", type=Path, default=STATUS_SOCKET)
     for name, text in (
         ("canary", "prove by one agent turn that the agent is guarded"),
         ("probe", "prove that the daemon answers, and by a canary turn that a running gateway is guarded"),

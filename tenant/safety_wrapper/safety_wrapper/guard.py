@@ -80,7 +80,7 @@ class Guard:
         self.policy_fault: str | None = None
         self._config = config
         self._changed = asyncio.Event()
-        self.policy, self._autonomy = self._read_policy()
+        self.policy, self.autonomy = self._read_policy()
 
     def _read_policy(self) -> tuple[Policy, Autonomy]:
         return load_policy(self._config.policy), load_autonomy(self._config.tenant)
@@ -88,7 +88,7 @@ class Guard:
     def reload_policy(self) -> None:
         """Read the policy anew; one that does not validate leaves the old in force and stops new runs."""
         try:
-            self.policy, self._autonomy = self._read_policy()
+            self.policy, self.autonomy = self._read_policy()
         except InvalidDocumentError as error:
             self.policy_fault = f"invalid policy: {error}"
             log.warning("%s; revision %d stays in force", self.policy_fault, self.policy.revision)
@@ -207,7 +207,7 @@ class Guard:
         if run.canary is not None:
             self.canaries.tool_call(run.canary, tool=request.tool, command=request.params.get("command"))
             return CANARY_DENIAL
-        return decide(policy=self.policy, autonomy=self._autonomy, tool=request.tool, params=request.params)
+        return decide(policy=self.policy, autonomy=self.autonomy, tool=request.tool, params=request.params)
 
     async def _ask(self, request: ToolRequest, decision: Decision) -> Decision:
         """Ask a person, who sees the whole call or is not asked: a cut one would hide what is decided."""

@@ -42,7 +42,11 @@ class StatusApi:
                     "expected_sha256": self._config.plugin_sha256,
                     "measured_sha256": watch.measured_sha256,
                 },
-                "policy": {"revision": guard.policy.revision, "sha256": guard.policy.sha256},
+                "policy": {
+                    "revision": guard.policy.revision,
+                    "sha256": guard.policy.sha256,
+                    "autonomy": guard.autonomy,
+                },
                 "gateway_pid": watch.gateway.pid if watch.gateway else None,
                 "runs_live": guard.runs.count(now=time.monotonic()),
                 "counters": counters,

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from gateway_world import UnixHttp, own_control_group, unified_cgroup, wait_until
+from safety_wrapper import cli
 from safety_wrapper.measurement import hash_plugin
 
 TESTS = Path(__file__).resolve().parent
@@ -406,6 +407,35 @@ def test_an_invalid_policy_stops_new_runs_and_leaves_the_old_in_force(host: Host
     assert host.status()["policy"]["revision"] == 2
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"policy": {"revision": 2}}, {"autonomy": "strict"}],
+    ids=["another policy", "another autonomy"],
+)
+def test_a_policy_is_proved_only_when_the_daemon_obeys_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    host.start()
+    systemctl = host.folder / "systemctl"
+    systemctl.write_text("#!/bin/sh\necho active\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setattr(cli, "SYSTEMCTL", str(systemctl))
+    ask = ["check-policy", "--in-force", "--tenant", str(host.folder / "tenant.json")]
+    ask += ["--status-socket", str(host.path("status")), str(host.folder / "policy.json")]
+    assert cli.main(ask) == 0
+    host.write_policy(**change.get("policy", {}))
+    if "autonomy" in change:
+        (host.folder / "tenant.json").write_text(json.dumps(change))
+    assert cli.main(ask) == 1
+    assert "the daemon obeys another policy" in capsys.readouterr().err
+    host.reload()
+    wait_until(lambda: cli.main(ask) == 0, seconds=20, what="the new policy in force")
+    host.stop()
+    assert cli.main(ask) == 1, "a daemon that systemd calls active must answer"
+    systemctl.write_text("#!/bin/sh\necho inactive\nexit 3\n")
+    assert cli.main(ask) == 0, "one that does not run will read the policy when it starts"
+
+
 def test_a_daemon_without_a_valid_policy_does_not_start(host: Host) -> None:
     host.write_policy(default="allow")
     with pytest.raises(AssertionError, match=r"policy\.default"):
@@ -446,8 +476,8 @@ def test_a_question_whose_asker_hung_up_is_withdrawn(host: Host) -> None:
     begin_run(gateway)
     gateway.send("POST", "/v1/tool-calls", call("write"))
     wait_until(lambda: host.status()["approvals"]["waiting"], seconds=20, what="a question")
+    kill_namespace_of(gateway)  # first: whoever lost its parent is nobody's child any more
     os.kill(gateway.process.pid, signal.SIGKILL)
-    kill_namespace_of(gateway)
     wait_until(lambda: not host.status()["approvals"]["waiting"], seconds=20, what="no question")
     assert host.status()["approvals"]["withdrawn"] == 1
 
