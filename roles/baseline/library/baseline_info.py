@@ -5,9 +5,11 @@ Arguments:
     accounts: names whose uid (or null) is wanted.
     packages: Debian packages that ought to be installed.
     admin_networks: networks (CIDR) that the new rules admit to SSH.
+    ports: TCP ports of the platform, each {port, user}: the account that may listen there.
 
 Result: `os` {id, version_id}; `uids` {name: uid or null}; `groups` {name: [group]}; `missing_packages`;
 `peer` (address at the other end of this SSH connection, or null) and `peer_admitted` (null without a peer);
+`free_mib` {folder: MiB left, of / and of /var/lib}; `ports_taken` [text], a listener of another account each;
 `host_certificate`; `guard_armed`; `sshd` (effective settings, keys in lower case);
 `firewall` (comments of the live table's rules in order, or null when there is no table).
 """
@@ -22,6 +24,7 @@ import json
 import os
 import platform
 import pwd
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +33,9 @@ from typing import Any
 TABLE = ("inet", "tenantfleet")
 HOST_CERTIFICATE = Path("/etc/ssh/ssh_host_ed25519_key-cert.pub")
 GUARD = Path("/var/lib/tenantfleet/lockout/armed.json")
+ROOMS = ("/", "/var/lib")
+TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+TCP_LISTEN = "0A"
 SBIN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -89,6 +95,26 @@ def is_admitted(peer: str | None, networks: list[str]) -> bool | None:
     return any(address in ipaddress.ip_network(network) for network in networks)
 
 
+def free_mib() -> dict[str, int]:
+    """Return the room of each folder that a tenant grows in; often they are one file system."""
+    return {folder: shutil.disk_usage(folder).free >> 20 for folder in ROOMS}
+
+
+def listeners(table: str) -> set[tuple[int, int]]:
+    """Return port and uid of each TCP listener, whatever its address, from one of /proc/net's tables."""
+    rows = [row.split() for row in table.splitlines()[1:]]
+    return {(int(row[1].rpartition(":")[2], 16), int(row[7])) for row in rows if row[3] == TCP_LISTEN}
+
+
+def ports_taken(ports: list[dict[str, Any]]) -> list[str]:
+    """Return a text for each listener on a port that belongs to another account."""
+    tables = [path.read_text() for path in TCP_TABLES if path.exists()]  # without IPv6 there is one
+    found = set().union(*map(listeners, tables))
+    owners = {place["port"]: uid_of(place["user"]) for place in ports}
+    taken = sorted((port, uid) for port, uid in found if port in owners and owners[port] != uid)
+    return [f"{port} (uid {uid})" for port, uid in taken]
+
+
 def sshd_settings() -> dict[str, str]:
     """Return what the configuration on disk means to sshd; empty when it refuses the file."""
     text = output_of("sshd", "-T", "-C", "user=tf-deploy,host=localhost,addr=127.0.0.1") or ""
@@ -115,6 +141,8 @@ def survey(arguments: dict[str, Any]) -> dict[str, Any]:
         "missing_packages": missing_packages(arguments.get("packages", [])),
         "peer": peer,
         "peer_admitted": is_admitted(peer, arguments.get("admin_networks", [])),
+        "free_mib": free_mib(),
+        "ports_taken": ports_taken(arguments.get("ports", [])),
         "host_certificate": HOST_CERTIFICATE.exists(),
         "guard_armed": GUARD.exists(),
         "sshd": sshd_settings(),

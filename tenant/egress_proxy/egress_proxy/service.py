@@ -26,6 +26,7 @@ from egress_proxy.upstream import Upstream
 log = logging.getLogger("egress_proxy")
 SELFTEST_INTERVAL_S = 60.0
 SHUTDOWN_S = 10.0
+BAD_CONFIGURATION = 78  # sysexits.h EX_CONFIG: trying again would change nothing
 
 type Load = Callable[[], State]
 
@@ -183,7 +184,7 @@ def _log_type_only(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 def main() -> None:
-    """Run the proxy; exit status 1 means that the configuration file is refused."""
+    """Run the proxy; exit status 78 means that the configuration file is refused."""
     parser = argparse.ArgumentParser(prog="egress_proxy")
     parser.add_argument("--config", required=True, type=Path)
     config_path = parser.parse_args().config
@@ -193,5 +194,6 @@ def main() -> None:
     try:
         load = FixedAtStart(config_path, Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")))
     except ConfigError as error:
-        sys.exit(f"egress_proxy: {error}")
+        sys.stderr.write(f"egress_proxy: {error}\n")
+        sys.exit(BAD_CONFIGURATION)
     asyncio.run(_serve(load))
