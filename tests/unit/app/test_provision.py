@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tenantfleet.model.order import HubOrder
     from tests.unit.app.conftest import Fleet
 
+pytestmark = pytest.mark.driver
+
 CANARY = "sk-canary-9f3d2e81c4"
 PATIENCE_S = 90
 
