@@ -44,6 +44,9 @@ VALIDATORS = {
 }
 # Each takes effect before the file is put in place: after a crash between the two, the file still differs.
 LOADERS = {TMPFILES: ("systemd-tmpfiles", "--create", "-"), NFTABLES: ("nft", "-f", "-")}
+# A table without its counters: the kernel's own, and the one that a file makes in an empty network namespace.
+KERNEL = ("nft", "--json", "--stateless", "list", "table")
+UNTOUCHED = ("unshare", "--net", "sh", "-c", f'nft -f - && exec {" ".join(KERNEL)} "$@"', "sh")
 NFT_TABLE = r"(?:(?:add|create|delete|destroy|flush) )?table(?: (ip6?|inet|arp|bridge|netdev))? (\w[\w-]*)"
 NFT_STATEMENT = rf"{NFT_TABLE}|define .+"
 DIRECTORY_LINE = r"[dD] (/[\w/.@+-]*\w)/? (?:-|([0-7]{3,4})) (?:-|([\w-]+)) (?:-|([\w-]+))"
@@ -190,6 +193,16 @@ def tables_of(file: File) -> set[str]:
     if len({table.split()[-1] for table in tables}) != 1:
         raise Refused(f"{file.path}: must name one table, not {', '.join(sorted(tables)) or 'none'}")
     return tables
+
+
+def rules_of(listing: bytes) -> object:
+    """A table's sets and rules, without what differs from load to load: handles, and callers in a set."""
+
+    def lasting(item: dict[str, object]) -> dict[str, object]:
+        passing = {"handle", "elem"} if "timeout" in item else {"handle"}
+        return {key: value for key, value in item.items() if key not in passing}
+
+    return json.loads(listing or b"null", object_hook=lasting)
 
 
 def number_of(name: str, find: Callable[[str], Sequence[Any]], planned: Mapping[str, int] = {}) -> int:
@@ -494,13 +507,14 @@ class Call:
             self.did("sysctl", key, "set", before, settings[key])
 
     def ensure_tables(self, file: File) -> None:
-        """The file's table loaded: a flush or a reboot takes it away while the file stays."""
-        loaded = set(run(("nft", "list", "tables")).decode().splitlines())
-        missing = set() if self.check and file.path in self.paths else tables_of(file) - loaded
-        if missing and not self.check:
-            run(LOADERS[NFTABLES], file.path, file.content)
-        for table in sorted(missing):
-            self.did("nftables", table, "loaded")
+        """The file's tables as the file makes them: a flush, a reboot or a hand may have changed them."""
+        for table in () if self.check and file.path in self.paths else sorted(tables_of(file)):
+            words = table.split()[1:]
+            made = run((*UNTOUCHED, *words), file.path, file.content)
+            if rules_of(run((*KERNEL, *words))) != rules_of(made):
+                if not self.check:
+                    run(LOADERS[NFTABLES], file.path, file.content)
+                self.did("nftables", table, "loaded")
 
     def written_at(self, path: str) -> float:
         """When the file or link was last written, in seconds of the monotonic clock.

