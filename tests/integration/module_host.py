@@ -60,7 +60,10 @@ class ModuleHost:
 
     def install_programs(self) -> None:
         for program in sorted(PROGRAMS.iterdir()):
-            if program.is_file():
+            if program.suffix == ".service":
+                self.write(f"/etc/systemd/system/{program.name}", program.read_text(), "0644")
+                self.ssh(f"systemctl enable --quiet {program.name}")
+            elif program.is_file():
                 self.write(f"/usr/local/lib/tenantfleet/{program.name}", program.read_text())
 
     def play(self, task: dict[str, Any], *options: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.baselined_host import lab
 from tests.integration.module_host import ModuleHost, lab_up
 
 pytestmark = pytest.mark.lab
@@ -208,6 +209,44 @@ def test_a_first_activation_that_died_unproved_is_removed_before_the_next(host: 
     assert host.ssh("systemctl is-active tf-echo.service", check=False) == "inactive"
     assert host.ssh("find /etc/systemd -lname '*/echo/*'; ls /opt/tenantfleet/echo") == bad
     assert verdict(host)["verdict"] == "failed"
+
+
+def cut_the_power(host: ModuleHost) -> None:
+    lab("stop", host.name)
+    lab("up", host.name)
+
+
+def starts_in_this_boot(host: ModuleHost) -> list[str]:
+    return host.ssh(
+        "journalctl -b -o cat _PID=1 UNIT=tf-echo.service | grep '^Started'", check=False
+    ).splitlines()
+
+
+def test_a_machine_that_went_down_in_a_switch_never_starts_what_nobody_proved(host: ModuleHost) -> None:
+    good = host.call(slot()).task["activation"]
+    hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
+    bad = laid_down(host, description="bad", probe=hangs)
+    interrupt(host, bad)
+    assert running(host) == "bad"
+    cut_the_power(host)
+    host.wait_for(lambda: verdict(host)["activation"] == bad and verdict(host)["in_force"] == good, "proved")
+    assert verdict(host)["verdict"] == "reverted"
+    assert running(host) == "one"
+    assert not [line for line in starts_in_this_boot(host) if "bad" in line]
+    assert host.ssh("readlink /opt/tenantfleet/echo/current") == good
+    assert not host.call(slot()).changed
+
+
+def test_a_first_activation_that_nobody_proved_is_not_there_after_the_boot(host: ModuleHost) -> None:
+    hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
+    bad = laid_down(host, description="bad", probe=hangs)
+    interrupt(host, bad)
+    host.ssh("rm -f /var/lib/tenantfleet/activations/echo.json; sync")
+    cut_the_power(host)
+    host.wait_for(lambda: host.ssh("ls /var/lib/tenantfleet/activations") == "echo.json", "a verdict")
+    assert verdict(host)["verdict"] == "failed"
+    assert starts_in_this_boot(host) == []
+    assert host.ssh("find /etc/systemd -lname '*/echo/*'", check=False) == ""
 
 
 def test_a_switch_outlives_the_ssh_connection_that_asked_for_it(host: ModuleHost) -> None:

@@ -195,6 +195,19 @@ class Attempt:
     at: str
 
 
+def units_in_progress() -> list[str]:
+    found = Paths("any").verdict.parent.glob("*.in_progress.json")
+    return sorted(path.name.partition(".")[0] for path in found)
+
+
+def unproved(paths: Paths) -> Attempt | None:
+    """The switch that began and never got its verdict, if any."""
+    document = read_json(paths.in_progress)
+    if not document or read_json(paths.verdict).get("attempt") == document["attempt"]:
+        return None
+    return Attempt(**{**document, "active": tuple(document["active"])})
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The verdict of an attempt; `in_force`: the activation that runs and has passed its probe, if any."""
