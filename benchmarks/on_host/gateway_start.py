@@ -1,0 +1,71 @@
+"""Start the gateway once and say what it took. Runs on the host, as root: `gateway_start.py VARIANT-AS-JSON`.
+
+A variant is lines of the quadlet's [Container] section, in a drop-in below /run that no reboot survives.
+Output: JSON {"ready_s", "ready_cpu_s", "canary_s", "canary_cpu_s"}: start to /readyz, then the canary turn.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+UNIT = "openclaw.service"
+DROP_IN = Path("/run/containers/systemd/openclaw.container.d/90-bench.conf")
+GROUP = Path("/sys/fs/cgroup/system.slice") / UNIT
+READY = (
+    "/usr/bin/curl",
+    "--silent",
+    "--fail",
+    "--output",
+    "/dev/null",
+    "--max-time",
+    "2",
+    "http://127.0.0.1:18789/readyz",
+)
+CANARY = (
+    *("/usr/bin/python3", "-I", "-B", "/opt/tenantfleet/safety_wrapper/current/code", "canary"),
+    *("--timeout", "150"),
+)
+DEADLINE_S = 180.0
+
+
+def systemctl(*argv: str) -> None:
+    subprocess.run(["/usr/bin/systemctl", *argv], check=True)
+
+
+def cpu_s() -> float:
+    lines = (GROUP / "cpu.stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("usage_usec")) / 1e6
+
+
+def settle(lines: list[str]) -> None:
+    """Put the variant in force, or take the last one away."""
+    if lines:
+        DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+        DROP_IN.write_text("\n".join(["[Container]", *lines, ""]))
+    else:
+        DROP_IN.unlink(missing_ok=True)
+    systemctl("daemon-reload")
+
+
+def main() -> None:
+    settle(json.loads(sys.argv[1]))
+    systemctl("stop", UNIT)
+    began = time.monotonic()
+    systemctl("start", UNIT)
+    while subprocess.run(READY, check=False).returncode:
+        if time.monotonic() - began > DEADLINE_S:
+            sys.exit(f"the gateway was not ready within {DEADLINE_S} s")
+        time.sleep(0.05)
+    ready_s, ready_cpu_s = time.monotonic() - began, cpu_s()
+    began = time.monotonic()
+    turn = subprocess.run(CANARY, check=False, capture_output=True, text=True)
+    if turn.returncode:
+        sys.exit(f"the canary turn failed: {turn.stdout}{turn.stderr}")
+    canary = {"canary_s": time.monotonic() - began, "canary_cpu_s": cpu_s() - ready_cpu_s}
+    print(json.dumps({"ready_s": ready_s, "ready_cpu_s": ready_cpu_s, **canary}))
+
+
+if __name__ == "__main__":
+    main()
