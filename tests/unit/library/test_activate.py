@@ -29,9 +29,9 @@ def loaded() -> ModuleType:
     return module
 
 
-def effects() -> ModuleType:
+def effects(activate: ModuleType) -> ModuleType:
     """The program's own module of that name."""
-    return sys.modules["effects"]
+    return sys.modules[activate.steps.__module__]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def told_to_systemd(
         output = states.get(argv[2], "inactive") if argv[1] == "is-active" else ""
         return subprocess.CompletedProcess(argv, 0, stdout=output, stderr="")
 
-    for module in (activate, effects()):
+    for module in (activate, effects(activate)):
         monkeypatch.setattr(module, "run", run)
     return told
 
@@ -197,13 +197,13 @@ def test_dependents_that_run_or_come_up_stand_still_while_the_links_move(
         "d.service": "failed",
     }
     told = told_to_systemd(activate, monkeypatch, states)
-    real_point = effects().point
+    real_point = effects(activate).point
 
     def point(slots: Path, link: str, activation_id: str | None) -> None:
         told.append(f"point {link}")
         real_point(slots, link, activation_id)
 
-    monkeypatch.setattr(effects(), "point", point)
+    monkeypatch.setattr(effects(activate), "point", point)
     name = lay_down(paths, {"units/tf-echo.service": ""}, reloads=["r.service"], dependents=[*states])
     assert activate.switch(paths, name, "first").verdict == "confirmed"
     order = [words for words in told if not words.startswith("reset-failed")]
@@ -223,7 +223,7 @@ def test_dependents_of_an_activation_with_nothing_to_go_back_to_run_again(
 ) -> None:
     probe = {"argv": ["/bin/false"], "timeout_s": 0.1}
     name = lay_down(paths, {"units/tf-echo.service": ""}, dependents=["x.service"], probe=probe)
-    effects().point(paths.slots, "current", name)
+    effects(activate).point(paths.slots, "current", name)
     told = told_to_systemd(activate, monkeypatch, {"x.service": "active"})
     outcome = activate.switch(paths, name, "again")
     assert (outcome.verdict, outcome.in_force) == ("failed", None)
@@ -280,18 +280,20 @@ def test_a_file_of_somebody_else_in_the_way_is_refused(activate: ModuleType, pat
 
 def test_links_are_switched_and_removed(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
     name = lay_down(paths, {})
-    effects().point(paths.slots, "current", name)
+    effects(activate).point(paths.slots, "current", name)
     assert paths.linked_id("current") == name
-    effects().point(paths.slots, "current", None)
+    effects(activate).point(paths.slots, "current", None)
     assert paths.linked_id("current") is None
 
 
 def test_only_links_through_our_own_current_are_ours(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
     folder = paths.root / "etc/systemd/system"
-    effects().relink(folder / "a.service.d/b.conf", "/opt/tenantfleet/echo/current/units/a.service.d/b.conf")
-    effects().relink(folder / "other.service", "/opt/tenantfleet/echo2/current/units/other.service")
+    effects(activate).relink(
+        folder / "a.service.d/b.conf", "/opt/tenantfleet/echo/current/units/a.service.d/b.conf"
+    )
+    effects(activate).relink(folder / "other.service", "/opt/tenantfleet/echo2/current/units/other.service")
     assert paths.own_links() == {"etc/systemd/system/a.service.d/b.conf"}
-    effects().unlink(folder / "a.service.d/b.conf")
+    effects(activate).unlink(folder / "a.service.d/b.conf")
     assert not (folder / "a.service.d").exists()
 
 
@@ -321,8 +323,8 @@ def test_the_sweep_keeps_what_is_linked_named_or_young(activate: ModuleType, pat
     names = [lay_down(paths, {"config/a": f"{n}"}) for n in range(5)]
     for age, name in enumerate(reversed(names)):
         os.utime(paths.slots / name, (1000 - age, 1000 - age))
-    effects().point(paths.slots, "current", names[0])
-    effects().point(paths.slots, "previous", names[1])
+    effects(activate).point(paths.slots, "current", names[0])
+    effects(activate).point(paths.slots, "previous", names[1])
     quoted, unknown, young = ("cd" * 32, "ef" * 32, "12" * 32)
     lay_down(paths, {"units/x.container": f"Volume=/opt/tenantfleet/store/{quoted}/plugin"})
     for tree in (quoted, unknown, young):
