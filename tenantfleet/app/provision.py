@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tenantfleet.app.orders import check_order, new_order
-from tenantfleet.app.steps import FleetSteps, unknown_tenant
+from tenantfleet.app.steps import FleetSteps, refuse_consumed, unknown_tenant
 from tenantfleet.inventory.orders import OrderState
 from tenantfleet.model.order import HubOrder, OrderKind
 from tenantfleet.workflow.engine import Data, open_engine
@@ -82,5 +82,7 @@ class Driver:
         known = self.environment.order_ledger.find(order)
         if known is None or (known.state is OrderState.FAILED and known.sealed is not None):
             check_order(self.environment, order)
-        elif again:
+        elif again or known.state is OrderState.FAILED:
             self.environment.machines()
+            if order.kind is OrderKind.PROVISION:
+                refuse_consumed(self.environment, known)

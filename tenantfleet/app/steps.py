@@ -95,8 +95,7 @@ class FleetSteps:
             if held is None:
                 raise unknown_tenant(record.tenant_id)
         else:
-            if record.sealed is None and ledger.of_tenant(record.tenant_id) is None:
-                raise _consumed(record)
+            refuse_consumed(self.environment, record)
             region = record.body["region"]
             held = ledger.claim(
                 tenant_id=record.tenant_id,
@@ -181,13 +180,18 @@ _TITLES = {
 }
 
 
-def _consumed(record: OrderRecord) -> OrderSpentError:
-    """A done order has no secrets left, and a machine that never had them needs them."""
-    return OrderSpentError(
-        f"order {record.order_id} was done, and tenant {record.tenant_id} has no machine any more",
-        code="order.consumed",
-        hint="Make a new order: `tenantfleet order new`.",
-    )
+def refuse_consumed(environment: Environment, record: OrderRecord) -> None:
+    """A done order has no secrets left, and a machine that never had them needs them.
+
+    Raises:
+        OrderSpentError: `order.consumed`.
+    """
+    if record.sealed is None and environment.machine_ledger.of_tenant(record.tenant_id) is None:
+        raise OrderSpentError(
+            f"order {record.order_id} was done, and tenant {record.tenant_id} has no machine any more",
+            code="order.consumed",
+            hint="Make a new order: `tenantfleet order new`.",
+        )
 
 
 def _recorded_plan(record: OrderRecord) -> Data:

@@ -18,7 +18,7 @@ from tenantfleet.app.progress import Silence
 from tenantfleet.app.provision import Driver
 from tenantfleet.app.status import machine_rows
 from tenantfleet.app.verify import verify_tenants
-from tenantfleet.model.errors import ConflictError
+from tenantfleet.model.errors import ConflictError, OrderSpentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,9 +219,13 @@ def test_a_done_order_puts_its_tenant_onto_no_second_machine(fleet: Fleet) -> No
     order = fleet.order()
     submit(fleet, order)
     submit(fleet, driver(fleet).decommission_order("acme"))
-    refused = submit(fleet, order, again=True)[0]["failure"]
-    assert (refused["code"], refused["exit_code"]) == ("order.consumed", 11)
+    with pytest.raises(OrderSpentError) as refused:
+        submit(fleet, order, again=True)
+    assert (refused.value.code, refused.value.exit_code) == ("order.consumed", 11)
     assert fleet.environment.machine_ledger.of_tenant("acme") is None
+    known = fleet.environment.order_ledger.find(order)
+    assert known is not None
+    assert (known.state, known.attempt) == ("done", 1), "what is refused leaves no mark"
 
 
 def test_an_order_that_was_refused_hides_no_healthy_tenant(fleet: Fleet) -> None:
