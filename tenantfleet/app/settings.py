@@ -46,7 +46,7 @@ def make_settings(home: Path, name: str, file: Path | None, options: InitOptions
     if file and in_force.exists():  # like the other keys, the recovery key is kept
         kept = _from_file(in_force, required=True).get("recovery_recipient")
         fields = {"recovery_recipient": kept, **fields} if kept else fields
-    fields = {"version": 1, "environment": name, **fields, **_from_options(options)}
+    fields = {"version": 1, "environment": name, **fields, **_from_options(options, fields)}
     recovery = _new_recovery(options.recovery_key_file)
     if recovery:
         fields["recovery_recipient"] = recipient_of(recovery)
@@ -80,7 +80,8 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     return fields
 
 
-def _from_options(options: InitOptions) -> dict[str, Any]:
+def _from_options(options: InitOptions, fields: dict[str, Any]) -> dict[str, Any]:
+    known = {str(entry.get("id")): entry for entry in _mappings(fields.get("egress_providers"))}
     given = {
         "regions": list(options.regions),
         "store_url": options.store_url,
@@ -90,14 +91,19 @@ def _from_options(options: InitOptions) -> dict[str, Any]:
         "first_contact_key": options.first_contact_key and str(options.first_contact_key.resolve()),
         "recovery_recipient": options.recovery_recipient,
         "provider": options.machines and {"kind": "static", "machines": str(options.machines.resolve())},
-        "egress_providers": [_egress_provider(written) for written in options.egress_providers],
+        "egress_providers": [_egress_provider(written, known) for written in options.egress_providers],
     }
     return {name: value for name, value in given.items() if value}
 
 
-def _egress_provider(written: str) -> dict[str, str]:
+def _egress_provider(written: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A provider as `ID=URL` names it; what else the settings say of it (its model) stays."""
     name, _, upstream = written.partition("=")
-    return {"id": name, "upstream": upstream}
+    return {**known.get(name, {}), "id": name, "upstream": upstream}
+
+
+def _mappings(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _new_recovery(key_file: Path | None) -> Secret[str] | None:

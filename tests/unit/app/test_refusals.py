@@ -154,6 +154,17 @@ def test_init_from_a_file_again_keeps_the_recovery_recipient_that_the_file_does_
     assert yaml.safe_load(in_force.read_text()) == kept
 
 
+def test_init_with_another_address_of_a_provider_keeps_its_model(fleet: Fleet) -> None:
+    in_force = fleet.environment.root / "settings.yml"
+    kept = yaml.safe_load(in_force.read_text())
+    kept["egress_providers"] = [{"id": "openai", "upstream": "https://old.test/v1", "model": "large-1"}]
+    in_force.write_text(yaml.safe_dump(kept))
+    words = ["--home", str(fleet.home), "init", "--egress-provider"]
+    assert CliRunner().invoke(app, [*words, "openai=https://new.test/v1"]).exit_code == 0
+    moved = {"id": "openai", "upstream": "https://new.test/v1", "model": "large-1"}
+    assert yaml.safe_load(in_force.read_text())["egress_providers"] == [moved]
+
+
 def test_an_init_that_is_refused_leaves_no_recovery_key(fleet: Fleet) -> None:
     key = fleet.home / "recovery.key"
     file = fleet.home / "bad.yml"
