@@ -34,6 +34,8 @@ SSH_UNITS = ("ssh.socket", "ssh.service")
 SELF = "/usr/local/lib/tenantfleet/lockout-guard"
 SYSTEMCTL = "/usr/bin/systemctl"
 NFT = "/usr/sbin/nft"
+ANSWER_WITHIN_S = 30
+NO_END = 124  # the exit code of one that did not end in time, as timeout(1) has it
 
 
 def say(text: str) -> None:
@@ -42,8 +44,13 @@ def say(text: str) -> None:
 
 
 def run(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command that may fail; what it says belongs into the journal."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=30)
+    """Run a command that may fail or hang; what it says belongs into the journal, and who called goes on."""
+    try:
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=ANSWER_WITHIN_S
+        )
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(argv, NO_END, "", f"no end within {ANSWER_WITHIN_S} s")
     if done.returncode:
         say(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
     return done
@@ -123,6 +130,8 @@ def arm(seconds: int, paths: list[str]) -> int:
             say("another change waits for its confirmation or its revert")
             return 1
         table = run(NFT, "-s", "list", "table", *TABLE)
+        if table.returncode == NO_END:
+            return 1  # no table at all is remembered as such, an unknown one cannot be
         memory = {
             "paths": {path: remember(Path(path)) for path in paths},
             "units": {unit: unit_state(unit) for unit in SSH_UNITS},

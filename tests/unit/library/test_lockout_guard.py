@@ -13,11 +13,12 @@ import pytest
 
 PROGRAM = Path(__file__).parents[3] / "roles/baseline/files/lockout_guard.py"
 OLD_TABLE = "table inet tenantfleet { chain old { } }\n"
-# Notes its arguments and its input; refuses every input that holds the word REFUSED.
+# Notes its arguments; refuses an input that holds the word REFUSED, and never ends with one that holds HANGS.
 SCRIPT = """#!/bin/sh
 input=$(cat)
 echo "$(basename "$0") $*" >> {log}
-case "$input" in *REFUSED*) exit 1 ;; esac
+case "$input" in *REFUSED*) exit 1 ;; *HANGS*) exec sleep 60 ;; esac
+[ ! -e "$(dirname "$0")/hang" ] || exec sleep 60
 """
 
 
@@ -60,6 +61,27 @@ def test_a_table_that_does_not_load_stops_all_that_must_not_run_unfiltered(
     assert guard.revert() == 0
     told = (tmp_path / "log").read_text().splitlines()
     assert told[:3] == ["nft -f -", "nft -f -", "systemctl --no-block stop tf-firewall.service"]
+
+
+def test_a_program_that_hangs_keeps_nothing_else_from_being_put_back(
+    guard: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guard, "ANSWER_WITHIN_S", 0.5)
+    arm(guard, {}, table="HANGS")
+    assert guard.revert() == 0
+    assert "no end within 0.5 s" in capsys.readouterr().err
+    told = (tmp_path / "log").read_text().splitlines()
+    assert told[:3] == ["nft -f -", "nft -f -", "systemctl --no-block stop tf-firewall.service"]
+    assert "systemctl --no-block reload-or-restart ssh.service" in told
+
+
+def test_a_table_that_cannot_be_read_in_time_arms_nothing(
+    guard: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "ANSWER_WITHIN_S", 0.5)
+    (tmp_path / "hang").touch()
+    assert guard.arm(60, []) == 1
+    assert not guard.ARMED.exists()
 
 
 def test_a_table_that_loads_stops_nothing(guard: ModuleType, tmp_path: Path) -> None:
