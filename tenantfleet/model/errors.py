@@ -32,7 +32,10 @@ class TenantfleetError(Exception):
         hint: the next step, an imperative sentence.
     """
 
-    exit_code: ClassVar[ExitCode] = ExitCode.RUN_FAILED
+    exit_code: ClassVar[ExitCode]
+
+    def __init_subclass__(cls, *, exit_code: ExitCode) -> None:
+        cls.exit_code = exit_code
 
     def __init__(self, cause: str, *, code: str, hint: str) -> None:
         super().__init__(cause)
@@ -41,78 +44,44 @@ class TenantfleetError(Exception):
         self.hint = hint
 
 
-class InputRefusedError(TenantfleetError):
+class InputRefusedError(TenantfleetError, exit_code=ExitCode.INPUT_REFUSED):
     """A file or argument is not what its contract says."""
 
-    exit_code = ExitCode.INPUT_REFUSED
 
-
-class OrderSpentError(TenantfleetError):
+class OrderSpentError(TenantfleetError, exit_code=ExitCode.EXPIRED_OR_REPLAYED):
     """The order or its payload has expired, or was used for something else before."""
 
-    exit_code = ExitCode.EXPIRED_OR_REPLAYED
 
-
-class PayloadClosedError(TenantfleetError):
+class PayloadClosedError(TenantfleetError, exit_code=ExitCode.PAYLOAD_CLOSED):
     """The sealed payload cannot be opened here."""
 
-    exit_code = ExitCode.PAYLOAD_CLOSED
 
-
-class NoMachineError(TenantfleetError):
+class NoMachineError(TenantfleetError, exit_code=ExitCode.NO_MACHINE):
     """The region is unknown, or has no free machine."""
 
-    exit_code = ExitCode.NO_MACHINE
 
-
-class ConflictError(TenantfleetError):
+class ConflictError(TenantfleetError, exit_code=ExitCode.CONFLICT):
     """Another order, or another driver, holds the machine or the tenant."""
 
-    exit_code = ExitCode.CONFLICT
 
-
-class ReleaseMismatchError(TenantfleetError):
+class ReleaseMismatchError(TenantfleetError, exit_code=ExitCode.RELEASE_MISMATCH):
     """What the release store answered is not what the digest names."""
 
-    exit_code = ExitCode.RELEASE_MISMATCH
 
-
-class RunFailedError(TenantfleetError):
+class RunFailedError(TenantfleetError, exit_code=ExitCode.RUN_FAILED):
     """A playbook ran on the host and failed, or could not be run."""
 
-    exit_code = ExitCode.RUN_FAILED
 
-
-class HostUnreachableError(TenantfleetError):
+class HostUnreachableError(TenantfleetError, exit_code=ExitCode.UNREACHABLE):
     """The host did not answer, refused the login, or showed a wrong host key."""
 
-    exit_code = ExitCode.UNREACHABLE
 
-
-class NotAttemptedError(TenantfleetError):
+class NotAttemptedError(TenantfleetError, exit_code=ExitCode.NOT_ATTEMPTED):
     """The run ended before this host's turn: nothing was done there."""
 
-    exit_code = ExitCode.NOT_ATTEMPTED
 
-
-class EnvironmentMissingError(TenantfleetError):
+class EnvironmentMissingError(TenantfleetError, exit_code=ExitCode.ENVIRONMENT_MISSING):
     """This environment, or a program or file that it needs, is not set up."""
 
-    exit_code = ExitCode.ENVIRONMENT_MISSING
 
-
-OF_EXIT_CODE: dict[ExitCode, type[TenantfleetError]] = {
-    kind.exit_code: kind
-    for kind in (
-        InputRefusedError,
-        OrderSpentError,
-        PayloadClosedError,
-        NoMachineError,
-        ConflictError,
-        ReleaseMismatchError,
-        RunFailedError,
-        HostUnreachableError,
-        NotAttemptedError,
-        EnvironmentMissingError,
-    )
-}
+OF_EXIT_CODE = {kind.exit_code: kind for kind in TenantfleetError.__subclasses__()}
