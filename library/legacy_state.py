@@ -18,6 +18,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
@@ -72,7 +73,7 @@ CRON_FOLDERS = [f"/etc/cron.{each}" for each in ("d", "hourly", "daily", "weekly
 CRONTABS = "/var/spool/cron/crontabs"
 NGINX_FOLDERS = [f"/etc/nginx/{each}" for each in ("sites-enabled", "conf.d", "sites-available")]
 ASIDE = ".legacy~"  # nginx reads no name that starts with a dot
-CALL_S, STOP_S = 60, 30
+CALL_S, STOP_S, AT_ONCE = 60, 30, 16
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -576,8 +577,11 @@ def remove_crontab_lines(user: str, doomed: Mapping[str, str]) -> None:
 
 def remove_containers(engine: Engine, containers: list[Thing]) -> None:
     """Each is asked to end first, so that a database in a volume to be kept closes its files."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # one that does not listen takes its whole time
+        list(
+            pool.map(lambda each: Engine().ask("POST", f"/containers/{each.ref}/stop?t={STOP_S}"), containers)
+        )
     for each in containers:
-        engine.ask("POST", f"/containers/{each.ref}/stop?t={STOP_S}")
         engine.ask("DELETE", f"/containers/{each.ref}?force=true&v=false")
 
 
@@ -677,7 +681,8 @@ def respond(arguments: dict[str, Any]) -> dict[str, object]:
         signal.alarm(timeout_of(own))
         survey = Survey(inventory_of(own))
         doomed, unknown = survey.of_fate(REMOVE), survey.of_fate(UNKNOWN)
-        result["report"] = report = report_of(survey)
+        clean = not unknown and not (check and doomed)
+        result["report"] = report = {**report_of(survey), "clean": clean}
         if arguments["_ansible_diff"]:
             result["diff"] = {"prepared": "".join(f"{line}\n" for line in report["lines"])}
         if unknown:
@@ -687,7 +692,7 @@ def respond(arguments: dict[str, Any]) -> dict[str, object]:
             ]
         if not check:
             remove(survey, done)
-        result |= {"changed": bool(doomed), "clean": not unknown and not (check and doomed)}
+        result |= {"changed": bool(doomed), "clean": clean}
     except (Refused, OSError) as refusal:
         result |= {"failed": True, "msg": str(refusal), "changed": bool(done), "clean": False}
     signal.alarm(0)

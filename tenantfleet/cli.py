@@ -235,6 +235,34 @@ def decommission(
     _carry_out(where, [order], again=False, as_json=as_json)
 
 
+@app.command("legacy-cleanup")
+def legacy_cleanup(
+    context: typer.Context,
+    machine: Annotated[str, typer.Argument(help="The machine's id; a tenant is on it.")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list; change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take away what an older product left on a machine, by the settings' `legacy`. Not clean: 20."""
+    from tenantfleet.app.legacy import clean_machine  # noqa: PLC0415 - start-up time
+
+    where: Place = context.obj
+    progress = console.ConsoleProgress()
+    with _interruptible(hint="what was removed is removed; run it again, it goes on"), progress.shown():
+        outcome = clean_machine(
+            where.environment(), machine, project=where.project, progress=progress, dry_run=dry_run
+        )
+    report = outcome.hosts[0].report
+    if as_json:
+        console.show_json(console.outcome_data(outcome))
+    else:
+        if report:
+            console.show_report(report)
+        console.show_outcome(outcome)
+    unclean = outcome.ok and not (report and report["clean"])
+    raise typer.Exit(ExitCode.RUN_FAILED if unclean else _verdict(outcome))
+
+
 @inventory_app.command("list")
 def inventory_list(context: typer.Context, *, as_json: Json = False) -> None:
     """List machines with their state and tenant."""

@@ -137,6 +137,13 @@ def show_outcome(outcome: RunOutcome) -> None:
         out.print(f"[red]error[/] {escape(outcome.error)}")
 
 
+def show_report(report: Mapping[str, Any]) -> None:
+    """A list of things by line, as `diff` would: what goes, what stays, what nobody listed."""
+    colours = {"-": "red", "=": "green", "?": "yellow"}
+    for line in report["lines"]:
+        out.print(f"[{colours.get(line[0], 'bold')}]{escape(line)}[/]")
+
+
 def outcome_data(outcome: RunOutcome) -> dict[str, Any]:
     return {**asdict(outcome), "ok": outcome.ok, "hosts": [asdict(host) for host in outcome.hosts]}
 

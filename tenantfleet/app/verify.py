@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tenantfleet.app.environment import Environment
     from tenantfleet.app.host_run import Target
     from tenantfleet.app.progress import Progress
-    from tenantfleet.inventory.orders import OrderRecord
     from tenantfleet.model.outcome import RunOutcome
 
 VERIFY_PLAYBOOK = "tenant_verify.yml"
@@ -66,13 +65,16 @@ def _targets(environment: Environment, tenant_ids: Sequence[str]) -> tuple[Targe
             code="tenant.none",
             hint="Provision one: `tenantfleet provision ORDER.yml`.",
         )
-    return tuple(
-        tenant_target(environment, _settled(environment, tenant_id), None)
-        for tenant_id in dict.fromkeys(wanted)
-    )
+    return tuple(settled_target(environment, tenant_id) for tenant_id in dict.fromkeys(wanted))
 
 
-def _settled(environment: Environment, tenant_id: str) -> OrderRecord:
+def settled_target(environment: Environment, tenant_id: str) -> Target:
+    """The machine of a tenant that no order is changing.
+
+    Raises:
+        InputRefusedError: `tenant.unknown`.
+        ConflictError: `tenant.busy`.
+    """
     last = environment.order_ledger.latest_provision(tenant_id)
     if last is None:
         raise unknown_tenant(tenant_id)
@@ -83,4 +85,4 @@ def _settled(environment: Environment, tenant_id: str) -> OrderRecord:
             code="tenant.busy",
             hint="Wait for it, or finish it: `tenantfleet resume`.",
         )
-    return last
+    return tenant_target(environment, last, None)

@@ -1,4 +1,7 @@
-"""Ansible's raw events → typed ones. Of a result only the reason of a failure is kept, scrubbed and cut."""
+"""Ansible's raw events → typed ones. Of a result only the reason of a failure is kept, scrubbed and cut.
+
+But for modules whose `report` is made for people to read: it is kept too, scrubbed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from tenantfleet.model.secret import Secret
 
 _REASON_CHARACTERS = 600
+REPORTING = frozenset({"legacy_state"})
 
 
 class TaskState(StrEnum):
@@ -31,7 +35,10 @@ class PlayStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEnded:
-    """A task on one host; `reason` is filled only for failed and unreachable, `duration_s` in seconds."""
+    """A task on one host; `reason` is filled only for failed and unreachable, `duration_s` in seconds.
+
+    `report` is what a module of REPORTING has to say.
+    """
 
     host: str
     play: str
@@ -40,6 +47,7 @@ class TaskEnded:
     state: TaskState
     reason: str
     duration_s: float
+    report: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +146,19 @@ def _task(state: TaskState, fields: Mapping[str, Any], scrub: Scrubber) -> TaskE
         state=state,
         reason=_reason(fields, scrub) if ended_badly else "",
         duration_s=float(fields.get("duration") or 0.0),
+        report=_scrubbed(result.get("report"), scrub) if fields.get("task_action") in REPORTING else None,
     )
+
+
+def _scrubbed(value: Any, scrub: Scrubber) -> Any:  # noqa: ANN401 - plain data of any shape
+    match value:
+        case dict():
+            return {str(key): _scrubbed(item, scrub) for key, item in value.items()}
+        case list():
+            return [_scrubbed(item, scrub) for item in value]
+        case str():
+            return scrub(value)
+    return value
 
 
 def _reason(fields: Mapping[str, Any], scrub: Scrubber) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tenantfleet.execution.events import (
     Complaint,
@@ -39,6 +39,7 @@ class Reckoning:
         self._stats: RunStats | None = None
         self._bad: dict[str, TaskEnded] = {}
         self._item_reason: dict[str, str] = {}
+        self._report: dict[str, dict[str, Any]] = {}
         self._well_in: dict[str, dict[str, None]] = {}
         self._badly_in: set[tuple[str, str]] = set()
         self._seen: set[str] = set()
@@ -70,6 +71,8 @@ class Reckoning:
     def _hear_task(self, event: TaskEnded) -> None:
         self._seen.add(event.host)
         self._batch.add(event.host)
+        if event.report is not None:
+            self._report[event.host] = event.report
         if event.state in {TaskState.FAILED, TaskState.UNREACHABLE}:
             self._bad[event.host] = event
             self._badly_in.add((event.host, event.play))
@@ -101,6 +104,7 @@ class Reckoning:
             finished_plays=tuple(
                 play for play in self._well_in.get(host, {}) if (host, play) not in self._badly_in
             ),
+            report=self._report.get(host),
         )
 
     def _judge(self, host: str, *, ended: bool) -> tuple[HostState, str]:  # noqa: PLR0911 - a rule a line

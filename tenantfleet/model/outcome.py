@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class HostState(StrEnum):
@@ -21,6 +22,7 @@ class HostOutcome:
         reason: why it is not ok, one sentence, with known secrets taken out; empty when ok.
         task: name of the task that decided, if one did.
         finished_plays: names of the plays that the host came through without a failure.
+        report: what a module that reports to people found there, see `events.REPORTING`.
     """
 
     host: str
@@ -29,6 +31,7 @@ class HostOutcome:
     reason: str = ""
     task: str = ""
     finished_plays: tuple[str, ...] = ()
+    report: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

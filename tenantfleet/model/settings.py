@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from tenantfleet.model.document import Document, VersionOne
+from tenantfleet.model.legacy import LegacyInventory
 from tenantfleet.model.order import Region  # noqa: TC001 - pydantic reads it
 
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
@@ -58,6 +59,9 @@ class FleetSettings(Document):
     )
     egress_providers: tuple[EgressProvider, ...] = ()
     network: dict[str, Any] = Field(default_factory=dict, description="passed to the playbooks as `network`")
+    legacy: LegacyInventory = Field(
+        default_factory=LegacyInventory, description="what an older product left on the machines"
+    )
 
     @model_validator(mode="after")
     def _names_once(self) -> Self:

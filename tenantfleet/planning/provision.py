@@ -63,6 +63,7 @@ def plan_order(
             "fleet_ssh_user_ca": ssh_user_ca,
             "egress_providers": [provider.model_dump() for provider in settings.egress_providers],
             "network": settings.network,
+            **settings.legacy.host_vars(),
         },
     )
 
