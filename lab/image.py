@@ -5,8 +5,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.machine import debian_mirrors, run
+from lab.machine import run
 from lab.state import Lab
+from tenantfleet.release.mirrors import machine_mirrors
 
 SUITE = "trixie"
 
@@ -86,16 +87,10 @@ class Image:
         fresh = lab.images / f".building-{self.name}"
         lab.discard(fresh)
         lab.images.mkdir(parents=True, exist_ok=True)
-        main, security = debian_mirrors()
-        sources = [
-            f"deb {main} {SUITE} main",
-            f"deb {main} {SUITE}-updates main",
-            f"deb {security} {SUITE}-security main",
-        ]
         run(
             "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(self.packages)}",
             "--skip=cleanup/apt/lists", SUITE, fresh, "-",
-            stdin="\n".join(sources), env=os.environ | {"LC_ALL": "C.UTF-8"},
+            stdin="\n".join(machine_mirrors().sources(SUITE)), env=os.environ | {"LC_ALL": "C.UTF-8"},
         )  # fmt: skip
         if self.customize:
             run("sh", "-c", self.customize, "sh", fresh)

@@ -39,18 +39,6 @@ def install(packages: list[str]) -> None:
     run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, env=env)
 
 
-def debian_mirrors() -> tuple[str, str]:
-    """The (main, security) archive addresses that this machine's own apt uses."""
-    listing = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages")
-    found = [line.split(None, 1)[1] for line in listing.splitlines() if line.startswith("Debian ")]
-    main = [uri for uri in found if not uri.rstrip("/").endswith("security")]
-    security = [uri for uri in found if uri.rstrip("/").endswith("security")]
-    return (
-        main[0] if main else "http://deb.debian.org/debian",
-        security[0] if security else "http://deb.debian.org/debian-security",
-    )
-
-
 _SHARED_APT_OPTIONS = ("::check-date", "::check-valid-until", "::timeout", "::retries")
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from tenantfleet.release.debian import Mirrors, machine_mirrors
 from tenantfleet.release.errors import ReleaseError
 from tenantfleet.release.pin import read_pin
 
@@ -60,22 +59,3 @@ def test_an_unknown_key_or_an_option_as_a_package_is_refused(copy: Path) -> None
         (copy / "pin.yml").write_text(wrong)
         with pytest.raises(ReleaseError, match=r"pin\.yml"):
             read_pin(copy)
-
-
-def test_mirrors_come_from_either_format_of_apt_sources(tmp_path: Path) -> None:
-    (tmp_path / "sources.list.d").mkdir()
-    (tmp_path / "sources.list").write_text("# deb http://off.test/debian trixie main\n")
-    (tmp_path / "sources.list.d/debian.sources").write_text(
-        "Types: deb\nURIs: http://mirror.test/debian/\nSuites: bookworm\n"
-    )
-    (tmp_path / "sources.list.d/security.list").write_text(
-        "deb [signed-by=/k] https://mirror.test/debian-security bookworm-security main\n"
-        "deb https://vendor.test/tool stable main\n"
-    )
-    assert machine_mirrors(tmp_path) == Mirrors(
-        "http://mirror.test/debian", "https://mirror.test/debian-security"
-    )
-
-
-def test_without_a_mirror_of_its_own_the_machine_gets_debians(tmp_path: Path) -> None:
-    assert machine_mirrors(tmp_path) == Mirrors()
