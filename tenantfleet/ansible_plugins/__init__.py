@@ -1,1 +1,1 @@
-"""What stands behind the shims in inventories/plugins and filter_plugins."""
+"""What stands behind the shims in inventories/plugins."""
