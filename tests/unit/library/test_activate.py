@@ -338,3 +338,34 @@ def test_the_sweep_keeps_what_is_linked_named_or_young(activate: ModuleType, pat
     assert names[4] in left
     assert len(left) == 4
     assert {path.name for path in paths.store.iterdir()} == {".lock", TREE, quoted, young}
+
+
+def test_a_manifest_goes_with_the_trees_that_it_names(activate: ModuleType, paths: Any) -> None:  # noqa: ANN401
+    gone = "cd" * 32
+    manifests = paths.verdict.parents[1] / "manifests"
+    manifests.mkdir(parents=True)
+    lay_down(paths, {})
+    for name, tree, age in (("11", TREE, 9e5), ("22", gone, 9e5), ("33", gone, 60)):
+        unit = {"kind": "tree", "sha256": tree, "size": 1}
+        image = {"kind": "oci", "sha256": "ef" * 32, "size": 1}
+        (manifests / f"{name * 32}.json").write_text(json.dumps({"units": {"echo": unit, "openclaw": image}}))
+        os.utime(manifests / f"{name * 32}.json", (time.time() - age,) * 2)
+    activate.sweep(paths, keep=2)
+    assert sorted(path.name[:2] for path in manifests.iterdir()) == ["11", "33"]
+
+
+def test_an_image_goes_with_the_last_activation_that_names_it(
+    activate: ModuleType,
+    paths: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removed: list[tuple[str, ...]] = []
+    monkeypatch.setattr(sys.modules[activate.sweep.__module__], "run", lambda *argv: removed.append(argv))
+    images = [f"registry.test:5000/tenantfleet/openclaw@sha256:{digit * 64}" for digit in "123"]
+    first = lay_down(paths, {"units/a.container": f"Image={images[0]}\n"})
+    second = lay_down(paths, {"config/compose.yml": f'image: "{images[1]}"\n'}, image=images[2])
+    for slot in (first, second):
+        os.utime(paths.slots / slot, (1000, 1000))
+    effects(activate).point(paths.slots, "current", lay_down(paths, {}, image=images[2]))
+    activate.sweep(paths, keep=0)
+    assert [argv[-1] for argv in removed] == images[:2]
