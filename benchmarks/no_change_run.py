@@ -66,7 +66,7 @@ def translated(lab: Lab, hosts: Mapping[str, Host], folder: Path, *, say: Say) -
     tasks = {}
     for name in hosts:
         variables = inventory["_meta"]["hostvars"][name]
-        units = variables["release"]["units"]
+        gateway = variables["release"]["units"]["openclaw"]["sha256"]
         tenant = stock.Tenant(
             declared=[
                 stock.Declared(
@@ -76,9 +76,8 @@ def translated(lab: Lab, hosts: Mapping[str, Host], folder: Path, *, say: Say) -
                 if row["host"] == name
             ],
             found=looks[name].found,
-            release=units,
             store_url=variables["release_store_url"],
-            image=f"{variables['registry']}/tenantfleet/openclaw@sha256:{units['openclaw']['sha256']}",
+            image=f"{variables['registry']}/tenantfleet/openclaw@sha256:{gateway}",
         )
         tasks[name] = stock.tasks_of(tenant)
     first = next(iter(hosts))

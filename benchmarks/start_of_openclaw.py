@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 START = Path(__file__).parent / "on_host/gateway_start.py"
 SHIPPED = "as shipped"
 WARM = "/var/tmp/bench-compile-cache"  # noqa: S108 - of a lab host, by its root
-# What Node has compiled is kept below the package's own folder in /tmp, which is new at each start.
+type Variant = dict[str, Any]  # see on_host/gateway_start.py
+NOTHING: Variant = {"environment": {}, "volumes": []}
+CACHE: Variant = {"environment": {"NODE_DISABLE_COMPILE_CACHE": None}, "volumes": []}
+LARGE_YOUNG = "--disable-sigusr1 --max-semi-space-size=64"
+# OpenClaw keeps what Node has compiled in /tmp, which is new at each start, unless it is told not to.
 VARIANTS = {
-    SHIPPED: [],
-    "no compile cache": ["Environment=NODE_DISABLE_COMPILE_CACHE=1"],
-    "compile cache prewarmed, read-only": [f"Volume={WARM}:/tmp/node-compile-cache:ro"],
-    "young generation of 64 MiB": ["Environment=NODE_OPTIONS=--disable-sigusr1 --max-semi-space-size=64"],
+    SHIPPED: NOTHING,
+    "compile cache of its own": CACHE,
+    "compile cache prewarmed, read-only": {**CACHE, "volumes": [f"{WARM}:/tmp/node-compile-cache:ro"]},
+    "young generation of 64 MiB": {"environment": {"NODE_OPTIONS": LARGE_YOUNG}, "volumes": []},
 }
 # `podman cp` does not see a tmpfs; the gateway writes its cache out when it is told to end.
 SAVE = (
@@ -36,19 +40,19 @@ SAVE = (
 def measure(lab: Lab, name: str, *, rounds: int, say: Say) -> dict[str, Any]:
     """Every variant in turn, in each round."""
     host = prepare(lab, [name], say=say)[f"lab-{name}"]
-    started(host, [])
+    started(host, CACHE)
     files = int(_on_host(host, "sh", "-c", SAVE))
     say(f"  {files} compiled files kept")
     samples: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     try:
         for number in range(1, rounds + 1):
-            for variant, lines in VARIANTS.items():
-                sample = started(host, lines)
+            for variant, settings in VARIANTS.items():
+                sample = started(host, settings)
                 samples[variant].append(sample)
                 told = "  ".join(f"{key} {value:5.1f}" for key, value in sample.items())
                 say(f"  round {number} {variant:36} {told}")
     finally:
-        started(host, [])
+        started(host, NOTHING)
     medians = {
         variant: {key: statistics.median(sample[key] for sample in taken) for key in taken[0]}
         for variant, taken in samples.items()
@@ -61,9 +65,9 @@ def measure(lab: Lab, name: str, *, rounds: int, say: Say) -> dict[str, Any]:
     return {"samples": samples, "medians": medians, "saved": saved, "compiled_files": files, "faults": []}
 
 
-def started(host: Host, lines: list[str]) -> dict[str, float]:
+def started(host: Host, variant: Variant) -> dict[str, float]:
     answer: dict[str, float] = json.loads(
-        _on_host(host, "/usr/bin/python3", "-I", "-B", "-", json.dumps(lines), stdin=START.read_text())
+        _on_host(host, "/usr/bin/python3", "-I", "-B", "-", json.dumps(variant), stdin=START.read_text())
     )
     return answer
 

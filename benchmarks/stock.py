@@ -42,16 +42,15 @@ class Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One host: what was declared, what was found there (on_host/look.py), and its release.
+    """One host: what was declared, what was found there (on_host/look.py), and whence its release came.
 
     Attributes:
-        release: unit → {kind, sha256} of the manifest; `store_url`: where its trees are.
+        store_url: of the release store.
         image: of the gateway, by digest.
     """
 
     declared: Sequence[Declared]
     found: Mapping[str, Any]
-    release: Mapping[str, Mapping[str, Any]]
     store_url: str
     image: str
 
@@ -248,18 +247,10 @@ def fetched(tenant: Tenant) -> Iterator[Task]:
                 "mode": "0644",
             },
         )
-    for unit in tenant.release.values():
-        if unit["kind"] == "tree":
-            place = f"{SLOTS}/store/{unit['sha256']}"
-            yield Task(
-                module="unarchive",
-                arguments={
-                    "src": f"{tenant.store_url}/trees/{unit['sha256']}.tar.gz",
-                    "dest": place,
-                    "remote_src": True,
-                    "creates": place,
-                },
-            )
+    for digest in tenant.found["trees"]:
+        place = f"{SLOTS}/store/{digest}"
+        source = {"src": f"{tenant.store_url}/trees/{digest}.tar.gz", "remote_src": True}
+        yield Task(module="unarchive", arguments={**source, "dest": place, "creates": place})
     yield Task(
         module="command",
         arguments={"argv": ["/usr/bin/podman", "image", "exists", tenant.image]},

@@ -1,7 +1,8 @@
 """Start the gateway once and say what it took. Runs on the host, as root: `gateway_start.py VARIANT-AS-JSON`.
 
-A variant is lines of the quadlet's [Container] section, in a drop-in below /run that no reboot survives.
-Output: JSON {"ready_s", "ready_cpu_s", "canary_s", "canary_cpu_s"}: start to /readyz, then the canary turn.
+A variant is {"environment": {name: value or null for none}, "volumes": [...]}, put into a drop-in of the
+quadlet below /run, which no reboot survives; an empty one takes the drop-in away. Output: JSON {"ready_s",
+"ready_cpu_s", "canary_s", "canary_cpu_s"}: start to /readyz, then the canary turn.
 """
 
 import json
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 UNIT = "openclaw.service"
+QUADLET = Path("/etc/containers/systemd/openclaw.container")
 DROP_IN = Path("/run/containers/systemd/openclaw.container.d/90-bench.conf")
 GROUP = Path("/sys/fs/cgroup/system.slice") / UNIT
 READY = (
@@ -39,11 +42,22 @@ def cpu_s() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("usage_usec")) / 1e6
 
 
-def settle(lines: list[str]) -> None:
-    """Put the variant in force, or take the last one away."""
-    if lines:
+def drop_in(variant: dict[str, Any]) -> str:
+    """The unit's own environment with what the variant says of it: an empty assignment forgets all before."""
+    lines = [line.strip() for line in QUADLET.read_text().splitlines() if line.startswith("Environment=")]
+    own = dict(line.removeprefix("Environment=").split("=", 1) for line in lines)
+    kept = {name: value for name, value in (own | variant["environment"]).items() if value is not None}
+    environment = ["Environment=", *(f"Environment={name}={value}" for name, value in kept.items())]
+    return "\n".join(
+        ["[Container]", *environment, *(f"Volume={volume}" for volume in variant["volumes"]), ""]
+    )
+
+
+def settle(variant: dict[str, Any]) -> None:
+    """Put the variant in force."""
+    if any(variant.values()):
         DROP_IN.parent.mkdir(parents=True, exist_ok=True)
-        DROP_IN.write_text("\n".join(["[Container]", *lines, ""]))
+        DROP_IN.write_text(drop_in(variant))
     else:
         DROP_IN.unlink(missing_ok=True)
     systemctl("daemon-reload")

@@ -28,7 +28,6 @@ def tenant(*declared: Declared, **found: Any) -> Tenant:  # noqa: ANN401 - whate
     return Tenant(
         declared=declared,
         found=nothing | found,
-        release={"link": {"kind": "tree", "sha256": "ab"}, "openclaw": {"kind": "oci", "sha256": "cd"}},
         store_url="https://store.test",
         image="r/o@sha256:cd",
     )
