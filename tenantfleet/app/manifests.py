@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
 import socket
 import ssl
@@ -62,7 +64,27 @@ def fetch_manifest(environment: Environment, sha256: str) -> dict[str, Any]:
         ) from None
 
 
-def _get(environment: Environment, name: str) -> tuple[int, bytes]:
+def fetch_tree(environment: Environment, sha256: str, size: int) -> bytes:
+    """The archive of a tree, compared with its digest.
+
+    Raises:
+        ReleaseMismatchError: `release.digest_mismatch`.
+        EnvironmentMissingError: `store.unreachable`.
+    """
+    store = environment.settings.store_url
+    status, body = _get(environment, f"trees/{sha256}.tar.gz", limit=size)
+    if status != http.HTTPStatus.OK:
+        raise _unreachable(store, f"it answered {status} for a tree of the release")
+    if not hmac.compare_digest(hashlib.sha256(body).hexdigest(), sha256):
+        raise ReleaseMismatchError(
+            f"tree {sha256} has another digest in {store}",
+            code="release.digest_mismatch",
+            hint="Do not use this store before you know why it differs.",
+        )
+    return body
+
+
+def _get(environment: Environment, name: str, *, limit: int = MAX_BYTES) -> tuple[int, bytes]:
     settings = environment.settings
     url = urlsplit(f"{settings.store_url.rstrip('/')}/{name}")
     try:
@@ -74,7 +96,7 @@ def _get(environment: Environment, name: str) -> tuple[int, bytes]:
         )
         connection.request("GET", url.path)
         response = connection.getresponse()
-        body = response.read(MAX_BYTES + 1)
+        body = response.read(limit + 1)
         connection.close()
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(settings.store_url, str(error)) from None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tenantfleet.app.host_run import HostRun, Target, refuse_unless_ok
-from tenantfleet.app.manifests import fetch_manifest
+from tenantfleet.app.manifests import fetch_manifest, fetch_tree
 from tenantfleet.app.payload import open_payload
+from tenantfleet.app.stacks import tools_of_release
 from tenantfleet.inventory.orders import OrderRecord, OrderState
 from tenantfleet.model.errors import ConflictError, InputRefusedError, OrderSpentError
 from tenantfleet.model.order import HubOrder, OrderKind
@@ -33,10 +35,20 @@ def make_plan(environment: Environment, order: HubOrder) -> ProvisionPlan:
 
     Raises:
         NoMachineError, ReleaseMismatchError, EnvironmentMissingError: see `plan_order` and `fetch_manifest`.
+        InputRefusedError: a tool of the order is refused, see `tools_of_release`.
     """
-    manifest = fetch_manifest(environment, order.release_sha256) if order.kind is OrderKind.PROVISION else {}
+    settings = environment.settings
+    if order.kind is not OrderKind.PROVISION:
+        return plan_order(order, settings=settings, manifest={}, ssh_user_ca=environment.ssh_user_ca)
+    manifest = fetch_manifest(environment, order.release_sha256)
+    tools = tools_of_release(
+        manifest,
+        order.tools,
+        fetch=partial(fetch_tree, environment),
+        destinations=settings.network.get("tool_destinations", {}),
+    )
     return plan_order(
-        order, settings=environment.settings, manifest=manifest, ssh_user_ca=environment.ssh_user_ca
+        order, settings=settings, manifest=manifest, ssh_user_ca=environment.ssh_user_ca, tools=tools
     )
 
 

@@ -67,29 +67,48 @@ class Document(BaseModel):
         Raises:
             InputRefusedError: naming each offending field, never its value.
         """
-        if len(text) > LIMIT_CHARACTERS:
-            raise InputRefusedError(
-                f"the {kind} is too large", code=f"{kind}.too_large", hint="Check the file."
-            )
+        data = plain(text, kind=kind)
         try:
-            return cls.model_validate_json(json.dumps(yaml.load(text, Loader=_StrictLoader)))  # noqa: S506 - derives from SafeLoader
+            return cls.model_validate_json(json.dumps(data))
         except ValidationError as error:
             raise _refusal(kind, error.errors(include_input=False, include_url=False)) from None
-        except yaml.YAMLError as error:
-            where = getattr(error, "problem_mark", None)
-            line = f" in line {where.line + 1}" if where else ""
-            problem = getattr(error, "problem", None) or "it cannot be read"
-            raise InputRefusedError(
-                f"the {kind} is not valid YAML{line}: {problem}",
-                code=f"{kind}.not_yaml",
-                hint="Correct the file.",
-            ) from None
         except (TypeError, ValueError, RecursionError):
-            raise InputRefusedError(
-                f"the {kind} is not plain data",
-                code=f"{kind}.not_plain",
-                hint="Use strings, numbers and lists only.",
-            ) from None
+            raise _not_plain(kind) from None
+
+
+def plain(text: str, *, kind: str) -> Any:  # noqa: ANN401 - plain data of any shape
+    """Read YAML or JSON text as JSON knows it: no aliases, no key twice.
+
+    Args:
+        text: at most one million characters.
+        kind: what a person calls it; also the first part of the error's code.
+
+    Raises:
+        InputRefusedError: it is too large, or no such text.
+    """
+    if len(text) > LIMIT_CHARACTERS:
+        raise InputRefusedError(f"the {kind} is too large", code=f"{kind}.too_large", hint="Check the file.")
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derives from SafeLoader
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise InputRefusedError(
+            f"the {kind} is not valid YAML{line}: {problem}",
+            code=f"{kind}.not_yaml",
+            hint="Correct the file.",
+        ) from None
+    except (TypeError, ValueError, RecursionError):
+        raise _not_plain(kind) from None
+
+
+def _not_plain(kind: str) -> InputRefusedError:
+    return InputRefusedError(
+        f"the {kind} is not plain data",
+        code=f"{kind}.not_plain",
+        hint="Use strings, numbers and lists only.",
+    )
 
 
 _HELP = {"order": "; `tenantfleet order schema` prints what an order may hold"}

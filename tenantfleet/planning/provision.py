@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from tenantfleet.model.errors import NoMachineError
 from tenantfleet.model.order import HubOrder, OrderKind
 from tenantfleet.model.plan import PlannedStep, ProvisionPlan, StepName
+from tenantfleet.planning.tools import ToolsPlan
 
 if TYPE_CHECKING:
     from tenantfleet.model.settings import FleetSettings
 
+NO_TOOLS = ToolsPlan()
 _PROVISION = (
     PlannedStep(name=StepName.CLAIM, title="Claim a machine in the region"),
     PlannedStep(name=StepName.PLAN, title="Record the plan"),
@@ -27,7 +29,12 @@ _DECOMMISSION = (
 
 
 def plan_order(
-    order: HubOrder, *, settings: FleetSettings, manifest: dict[str, Any], ssh_user_ca: str
+    order: HubOrder,
+    *,
+    settings: FleetSettings,
+    manifest: dict[str, Any],
+    ssh_user_ca: str,
+    tools: ToolsPlan = NO_TOOLS,
 ) -> ProvisionPlan:
     """Plan one order.
 
@@ -36,6 +43,7 @@ def plan_order(
         settings: of the environment that the order is for.
         manifest: the release that the order names, as data; empty for decommission, which needs none.
         ssh_user_ca: public key line of the environment's SSH user CA.
+        tools: the order's stacks, planned.
 
     Raises:
         NoMachineError: `order.unknown_region`.
@@ -64,6 +72,7 @@ def plan_order(
             "egress_providers": [provider.model_dump() for provider in settings.egress_providers],
             "network": settings.network,
             **settings.legacy.host_vars(),
+            **tools.host_vars(),
         },
     )
 

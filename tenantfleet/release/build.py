@@ -10,19 +10,31 @@ from tenantfleet.release.archive import sha256_of
 from tenantfleet.release.cache import Cache
 from tenantfleet.release.errors import InvalidManifestError
 from tenantfleet.release.image import SOURCE, Report, build_image
-from tenantfleet.release.manifest import TREE_UNITS, Image, Manifest, Tree, parse_manifest
+from tenantfleet.release.manifest import (
+    TREE_UNITS,
+    Image,
+    Manifest,
+    Tree,
+    image_unit,
+    parse_manifest,
+    tool_unit,
+)
 from tenantfleet.release.oci import Layout
 from tenantfleet.release.pin import read_pin
+from tenantfleet.release.stacks import StackSource, build_stack_image, find_stacks, pack_stack
 from tenantfleet.release.tree import TreeSource, build_tree, inspect_tree
 
 
-def build_release(root: Path, *, out: Path, cache: Path, report: Report = lambda _: None) -> Manifest:
-    """Build what changed and put a whole release into `out`: manifests/, trees/, oci/openclaw/.
+def build_release(
+    root: Path, *, out: Path, cache: Path, stacks: Path | None = None, report: Report = lambda _: None
+) -> Manifest:
+    """Build what changed and put a whole release into `out`: manifests/, trees/, oci/<unit>/.
 
-    Files of earlier releases stay in manifests/ and trees/; oci/openclaw/ holds this release's image only.
+    Files of earlier releases stay in manifests/ and trees/; oci/ holds this release's images only.
 
     Args:
         root: the repository.
+        stacks: directory with a folder for each tool stack; None for a release without tools.
         out: a directory; made when missing.
         cache: where results are kept by the digest of their inputs.
         report: hears one line for each slow step.
@@ -32,10 +44,13 @@ def build_release(root: Path, *, out: Path, cache: Path, report: Report = lambda
     """
     trees = {unit: _tree(TreeSource(root, unit), out=out, cache=cache, report=report) for unit in TREE_UNITS}
     image = place_layout(build_image(root, cache=cache, report=report), layout_in(out))
+    tools: dict[str, Tree | Image] = {}
+    for source in find_stacks(stacks) if stacks else ():
+        tools |= _stack(source, out=out, cache=cache, report=report)
     manifest = Manifest(
         node=read_pin(root / SOURCE).node.version,
         openclaw_lock_sha256=sha256_of(root / SOURCE / "package-lock.json"),
-        units={**trees, "openclaw": image},
+        units={**trees, "openclaw": image, **tools},
     )
     write_atomically(manifest_in(out, manifest.digest), manifest.canonical())
     return manifest
@@ -51,9 +66,9 @@ def tree_in(directory: Path, sha256: str) -> Path:
     return directory / "trees" / f"{sha256}.tar.gz"
 
 
-def layout_in(directory: Path) -> Layout:
-    """Where a release directory keeps the OpenClaw image."""
-    return Layout(directory / "oci/openclaw")
+def layout_in(directory: Path, unit: str = "openclaw") -> Layout:
+    """Where a release directory keeps the image of a unit."""
+    return Layout(directory / "oci" / unit)
 
 
 def read_built(out: Path, digest: str) -> Manifest:
@@ -79,6 +94,21 @@ def _tree(source: TreeSource, *, out: Path, cache: Path, report: Report) -> Tree
     tree = inspect_tree(archive)
     place(archive, tree_in(out, tree.sha256))
     return tree
+
+
+def _stack(source: StackSource, *, out: Path, cache: Path, report: Report) -> dict[str, Tree | Image]:
+    units: dict[str, Tree | Image] = {}
+    image = None
+    if source.brings_an_image:
+        layout = build_stack_image(source, cache=cache, report=report)
+        unit = image_unit(source.name)
+        units[unit] = image = place_layout(layout, layout_in(out, unit))
+    stack = source.checked(image)
+    with tempfile.TemporaryDirectory(prefix=f"stack-{source.name}-") as scratch:
+        archive = Path(scratch, "stack.tar.gz")
+        units[tool_unit(source.name)] = tree = pack_stack(stack, archive)
+        place(archive, tree_in(out, tree.sha256))
+    return units
 
 
 def place_layout(layout: Layout, target: Layout) -> Image:

@@ -30,10 +30,21 @@ DEFAULT_BUILT = Path("build/release")
 
 
 @app.command()
-def build(root: Root = Path(), built: Built = DEFAULT_BUILT, *, as_json: Json = False) -> None:
+def build(
+    root: Root = Path(),
+    built: Built = DEFAULT_BUILT,
+    stacks: Annotated[
+        Path | None,
+        typer.Option(help="Directory of tool stacks", file_okay=False, exists=True),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
     """Build a release of this repository and print its digest."""
     with _reporting_errors():
-        manifest = build_release(root.resolve(), out=built, cache=_cache(root), report=progress.print)
+        manifest = build_release(
+            root.resolve(), out=built, cache=_cache(root), stacks=stacks, report=progress.print
+        )
     _show(manifest, as_json=as_json)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
@@ -10,6 +11,8 @@ from tenantfleet.release.errors import DigestMismatchError, InvalidManifestError
 
 TREE_UNITS = ("egress_proxy", "link", "policy", "safety_wrapper")
 IMAGE_UNITS = ("openclaw",)
+# Tool stacks: a tree `tool_<stack>` each, and an image `image_<stack>` where the stack brings its own.
+STACK_UNIT = re.compile(r"(?P<kind>tool|image)_[a-z][a-z0-9_]{0,24}")
 
 # Far above any real manifest (1 kB): a bound before the parser sees anything.
 MAX_BYTES = 65_536
@@ -52,19 +55,21 @@ class Manifest(_Frozen):
     def _has_exactly_the_units(self) -> Self:
         kinds = {name: unit.kind for name, unit in self.units.items()}
         expected = dict.fromkeys(TREE_UNITS, "tree") | dict.fromkeys(IMAGE_UNITS, "oci")
+        stacks = {name: found["kind"] for name in kinds if (found := STACK_UNIT.fullmatch(name))}
+        expected |= {name: "tree" if kind == "tool" else "oci" for name, kind in stacks.items()}
         if kinds != expected:
             raise ValueError(f"units must be exactly {expected}, not {kinds}")
         return self
 
     def tree(self, unit: str) -> Tree:
-        """The tree of a unit; KeyError when the unit is none of TREE_UNITS."""
+        """The tree of a unit; KeyError when it names none."""
         found = self.units[unit]
         if not isinstance(found, Tree):
             raise KeyError(unit)
         return found
 
     def image(self, unit: str) -> Image:
-        """The image of a unit; KeyError when the unit is none of IMAGE_UNITS."""
+        """The image of a unit; KeyError when it names none."""
         found = self.units[unit]
         if not isinstance(found, Image):
             raise KeyError(unit)
@@ -72,7 +77,11 @@ class Manifest(_Frozen):
 
     @property
     def trees(self) -> dict[str, Tree]:
-        return {unit: self.tree(unit) for unit in TREE_UNITS}
+        return {name: unit for name, unit in self.units.items() if isinstance(unit, Tree)}
+
+    @property
+    def images(self) -> dict[str, Image]:
+        return {name: unit for name, unit in self.units.items() if isinstance(unit, Image)}
 
     def canonical(self) -> bytes:
         """Canonical JSON: UTF-8, keys sorted, no white space."""
@@ -83,6 +92,16 @@ class Manifest(_Frozen):
     def digest(self) -> str:
         """SHA-256 of the canonical bytes in hexadecimal: the name of the release."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def tool_unit(stack: str) -> str:
+    """Name of the unit that holds a stack's template."""
+    return f"tool_{stack}"
+
+
+def image_unit(stack: str) -> str:
+    """Name of the unit, and last part of the repository, of a stack's own image."""
+    return f"image_{stack}"
 
 
 def parse_manifest(data: bytes, *, digest: str | None = None) -> Manifest:

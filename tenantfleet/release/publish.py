@@ -48,10 +48,9 @@ def publish_release(
         report(f"storing {unit}")
         place(tree_in(built, tree.sha256), tree_in(store, tree.sha256))
         _check_file(tree_in(store, tree.sha256), tree.sha256)
-    report("pushing openclaw")
-    push_image(
-        layout_in(built), manifest.image("openclaw"), f"{registry}/tenantfleet/openclaw", ca_file=ca_file
-    )
+    for unit, image in manifest.images.items():
+        report(f"pushing {unit}")
+        push_image(layout_in(built, unit), image, f"{registry}/tenantfleet/{unit}", ca_file=ca_file)
     place(manifest_in(built, digest), manifest_in(store, digest))
     _check_file(manifest_in(store, digest), digest)
     return manifest
