@@ -166,7 +166,10 @@ def inventory_of(arguments: dict[str, Any]) -> Inventory:
         raise Refused("crontabs: must be a mapping of users to their lines")
     lines = {user: fates_of(of, f"crontabs.{user}", r"[^\n]*\S[^\n]*") for user, of in crontabs.items()}
     for key, names in fates.items():
-        if key != "paths" and (ours := [name for name in names if OURS.match(name.rpartition("/")[2])]):
+        # docker's own names cannot be confused: podman's things are not in dockerd
+        if key in ("units", "cron_files", "nginx_sites") and (
+            ours := [name for name in names if OURS.match(name.rpartition("/")[2])]
+        ):
             raise Refused(f"{key}: {ours[0]} has a name of this platform's own; it is never touched")
     refuse_paths(roots, fates["paths"], PROTECTED)
     return Inventory(fates, lines, tuple(roots), docker)
@@ -291,6 +294,11 @@ def unit_properties(*names: str) -> list[dict[str, str]]:
     return [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
 
 
+def container_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A container of dockerd's list, without the nulls that one half removed has."""
+    return {**raw, "Names": raw["Names"] or [], "Labels": raw["Labels"] or {}, "Mounts": raw["Mounts"] or []}
+
+
 class Survey:
     """What there is on the host now, each thing with its fate; changes nothing."""
 
@@ -320,13 +328,16 @@ class Survey:
         self.things.append(Thing(kind, name, fate, detail, ref or name))
 
     def look_at_docker(self, engine: Engine) -> None:
+        parts = [part["Name"] for part in engine.ask("GET", "/version").get("Components", [])]
+        if "Podman Engine" in parts:
+            raise Refused(f"behind {DOCKER_SOCKET} is podman, which is the tenant's own")
         info = engine.ask("GET", "/info")
         self.data_root = info["DockerRootDir"]
         if info["Swarm"]["LocalNodeState"] != "inactive":
             raise Refused(
                 "dockerd is part of a swarm, which would start again what is removed: leave it first"
             )
-        containers = engine.ask("GET", "/containers/json?all=1")
+        containers = [container_of(each) for each in engine.ask("GET", "/containers/json?all=1")]
         for each in containers:
             self.things.append(self.container(each))
         using = [(thing, each) for thing, each in zip(self.of("container"), containers, strict=True)]
@@ -353,7 +364,7 @@ class Survey:
             self.found("project", name, UNKNOWN, "a compose project that the inventory does not list")
 
     def container(self, each: Mapping[str, Any]) -> Thing:
-        name = next(name[1:] for name in each["Names"] if name.count("/") == 1)
+        name = next((name[1:] for name in each["Names"] if name.count("/") == 1), each["Id"])
         project = each["Labels"].get(PROJECT, "")
         fate = self.inventory.fate("containers", name)
         if fate == UNKNOWN and project:
@@ -416,6 +427,8 @@ class Survey:
                 for folder in entries(SYSTEM_UNITS)
                 if folder.endswith((".wants", ".requires"))
             ]
+            if unit["LoadState"] == "masked":  # it cannot be started by anything
+                continue
             if unit["LoadState"] == "not-found" and not any(
                 map(os.path.lexists, [f"{SYSTEM_UNITS}/{name}", *links])
             ):

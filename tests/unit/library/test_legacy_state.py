@@ -110,7 +110,6 @@ def test_to_keep_something_in_what_is_to_go_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("containers", "openclaw"),
         ("units", "tf-egress.service"),
         ("units", "podman.socket"),
         ("nginx_sites", "tenantfleet-crm"),
