@@ -19,10 +19,11 @@ PROVIDER = "openai"
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """An environment whose machines are a lab's hosts; everything of it lies in `home`."""
+    """An environment whose machines are a lab's hosts, or those of `machines`; all of it lies in `home`."""
 
     lab: Lab
     home: Path
+    machines: Path | None = None
 
     def command(self, *argv: str) -> list[str]:
         """The words that an operator types."""
@@ -60,7 +61,7 @@ class Control:
             "version": 1,
             "environment": ENVIRONMENT,
             "regions": [REGION],
-            "provider": {"kind": "static", "machines": place["machines_file"]},
+            "provider": {"kind": "static", "machines": str(self.machines or place["machines_file"])},
             "store_url": place["store_url"],
             "store_ca": place["ca_file"],
             "store_address": place["gateway"],

@@ -1,6 +1,5 @@
 """Three tenants on three lab hosts, provisioned once by the product's own commands."""
 
-import secrets
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,13 @@ import pytest
 from lab import endpoints, fleet
 from lab.control import Control
 from lab.conversation import Agent, ModelRecord
+from lab.process_watch import watch
 from lab.state import Lab
-from tests.proofs.tenants import Fleet, Tenant
+from tests.proofs.spare import Spare
+from tests.proofs.tenants import Fleet, Tenant, needles, new_payload
 
 HOSTS = ("p1", "p2", "p3")
+SPARE = "p4"
 
 
 @pytest.fixture(scope="session")
@@ -39,13 +41,32 @@ def provisioned(lab: Lab, release: str) -> Iterator[Fleet]:
     shutil.rmtree(home, ignore_errors=True)
     control = Control(lab=lab, home=home)
     control.init()
-    payloads = {f"tenant-{host}": _payload() for host in HOSTS}
+    payloads = {f"tenant-{host}": new_payload() for host in HOSTS}
     orders = {name: control.order(name, release=release, secrets=values) for name, values in payloads.items()}
-    done = control.run("provision", *map(str, orders.values()), "--json")
+    with watch(needles(value for payload in payloads.values() for value in payload.values())) as watched:
+        done = control.run("provision", *map(str, orders.values()), "--json")
     tenants = tuple(_tenant(control, name, orders[name], payloads[name]) for name in orders)
-    record = ModelRecord(Path(endpoints.info(lab)["model_record_dir"]))
-    yield Fleet(control=control, release=release, tenants=tenants, record=record, provisioned=done.stdout)
+    yield Fleet(
+        control=control,
+        release=release,
+        tenants=tenants,
+        record=ModelRecord(Path(endpoints.info(lab)["model_record_dir"])),
+        provisioned=done.stdout,
+        progress=done.stderr,
+        watched=watched,
+        undisturbed=tenants[0].fingerprint(),
+    )
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def spare(lab: Lab) -> Iterator[Spare]:
+    """A bare host with a disk of its own, so that it can be filled."""
+    command = str(Path(sys.executable).parent / "lab")
+    subprocess.run([command, "up", SPARE, "--disk", "8G"], check=True)
+    subprocess.run([command, "reset", SPARE], check=True)
+    yield Spare(lab=lab, name=SPARE)
+    subprocess.run([command, "down", SPARE], check=True)
 
 
 @pytest.fixture
@@ -61,13 +82,6 @@ def tenant(provisioned: Fleet, request: pytest.FixtureRequest) -> Iterator[Tenan
 @pytest.fixture
 def record(provisioned: Fleet) -> ModelRecord:
     return provisioned.record
-
-
-def _payload() -> dict[str, str]:
-    return {
-        "provider.openai": f"sk-proof-{secrets.token_hex(16)}",
-        "tools.crm.db_password": f'pa"ss/{secrets.token_urlsafe(12)}+wörd',
-    }
 
 
 def _tenant(control: Control, name: str, order: Path, values: dict[str, str]) -> Tenant:

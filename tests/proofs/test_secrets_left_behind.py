@@ -3,13 +3,12 @@
 The tenant looked at is one that nobody has told its own secrets: what a user types is in the conversation.
 """
 
-import base64
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.proofs.tenants import Fleet, Tenant
+from tests.proofs.tenants import Fleet, Tenant, needles
 
 pytestmark = pytest.mark.lab
 
@@ -49,10 +48,8 @@ print("searched")
 """
 
 
-def needles(tenant: Tenant) -> str:
-    """Plain and base64: the two writings in which programs leave things behind."""
-    values = list(tenant.secrets.values())
-    return "\n".join([*values, *(base64.b64encode(value.encode()).decode().rstrip("=") for value in values)])
+def needle_lines(tenant: Tenant) -> str:
+    return "\n".join(needles(tenant.secrets.values()))
 
 
 @pytest.fixture
@@ -64,7 +61,7 @@ def test_the_host_keeps_them_in_its_vault_only(untold: Tenant) -> None:
     program = "/run/search-for-secrets.py"
     untold.agent.on_host("sh", "-c", 'printf %s "$1" > "$2"', "sh", SEARCH, program)
     found = untold.agent.on_host(
-        "/usr/bin/python3", program, *HOST_FOLDERS, timeout_s=600, stdin=needles(untold)
+        "/usr/bin/python3", program, *HOST_FOLDERS, timeout_s=600, stdin=needle_lines(untold)
     )
     assert found.returncode == 0, found.stderr
     # systemd shows a unit its own credentials, in memory that only the unit's account reads
@@ -78,7 +75,7 @@ def test_the_search_finds_what_is_there(untold: Tenant) -> None:
     program = "/run/search-for-secrets.py"
     untold.agent.on_host("sh", "-c", 'printf %s "$1" > "$2"', "sh", SEARCH, program)
     found = untold.agent.on_host(
-        "/usr/bin/python3", program, "/var/tmp", timeout_s=600, stdin=needles(untold)
+        "/usr/bin/python3", program, "/var/tmp", timeout_s=600, stdin=needle_lines(untold)
     )
     untold.agent.on_host("rm", "/var/tmp/planted")
     assert "/var/tmp/planted" in found.stdout.splitlines()
@@ -90,6 +87,6 @@ def test_the_driver_keeps_them_nowhere(provisioned: Fleet, untold: Tenant) -> No
     argv += ["--devices=skip", "--file=-", *(folder for folder in folders if Path(folder).is_dir())]
     planted = provisioned.control.home / "planted"
     planted.write_text(f"x{untold.secrets['provider.openai']}x", encoding="utf-8")
-    found = subprocess.run(argv, input=needles(untold), check=False, capture_output=True, text=True)
+    found = subprocess.run(argv, input=needle_lines(untold), check=False, capture_output=True, text=True)
     planted.unlink()
     assert found.stdout.split() == [str(planted)], "the search must find what is there, and nothing else"
