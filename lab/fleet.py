@@ -18,6 +18,10 @@ from lab.state import Lab, LabError, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 _CERTIFIED_FOR = "-5m:+24h"
+# Where no driver counts runs there is one, which everybody who uses this inventory continues.
+RUN_NUMBER = 1
+_SSH_ITSELF = 255  # exit status of ssh when there is no login
+PRESENT_RUN = f"SetEnv=TENANTFLEET_RUN_NUMBER={RUN_NUMBER}"
 
 
 def publish(lab: Lab) -> str:
@@ -74,11 +78,12 @@ def _variables(lab: Lab, host: Host) -> dict[str, Any]:
     release = json.loads((_folder(lab) / "release.json").read_text())
     return {
         "ansible_host": host.address,
-        "ansible_ssh_common_args": f"-F {place['ssh_config']} -o HostKeyAlias={host.name}",
+        "ansible_ssh_common_args": f"-F {place['ssh_config']} -o HostKeyAlias={host.name} -o {PRESENT_RUN}",
+        "run_number": RUN_NUMBER,
         "ansible_ssh_private_key_file": str(key),
         "enrol_private_key_file": str(lab.keys / "client"),
         "machine_user": "debian",
-        "machine_enrolled": _enrolled(lab, host, key),
+        "machine_enrolled": _taken_over(lab, host, key),
         "fleet_ssh_user_ca": (_folder(lab) / "user_ca.pub").read_text().strip(),
         "network": network(lab),
         "registry": place["registry"],
@@ -139,8 +144,8 @@ def _deploy_key(lab: Lab) -> Path:
     return key
 
 
-def _enrolled(lab: Lab, host: Host, key: Path) -> bool:
-    """Whether the host lets tf-deploy in already: what the driver's ledger would know."""
+def _taken_over(lab: Lab, host: Host, key: Path) -> bool:
+    """Give the host to our run, as the driver does; False when it knows no tf-deploy yet."""
     options = (
         "-F",
         str(lab.root / "ssh_config"),
@@ -152,8 +157,13 @@ def _enrolled(lab: Lab, host: Host, key: Path) -> bool:
         str(key),
     )
     login = subprocess.run(
-        ["ssh", *options, f"tf-deploy@{host.name}", "true"], check=False, capture_output=True
+        ["ssh", *options, f"tf-deploy@{host.name}", f"run-acquire {RUN_NUMBER} 60"],
+        check=False,
+        capture_output=True,
+        text=True,
     )
+    if login.returncode not in {0, _SSH_ITSELF}:
+        raise LabError(f"{host.name}: {login.stderr.strip()}")
     return login.returncode == 0
 
 

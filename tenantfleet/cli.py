@@ -17,7 +17,7 @@ import typer
 import tenantfleet
 from tenantfleet import console
 from tenantfleet.app.environment import Environment, create_environment, open_environment
-from tenantfleet.model.errors import ExitCode, HostUnreachableError, TenantfleetError
+from tenantfleet.model.errors import ExitCode, TenantfleetError
 from tenantfleet.order_cli import OrderFile, OrderFiles, order_app
 
 if TYPE_CHECKING:
@@ -377,8 +377,9 @@ def _look(where: Place, look: _Look, tenants: list[str], *, as_json: bool) -> Ru
 def _verdict(outcome: RunOutcome) -> int:
     if outcome.ok:
         return ExitCode.DONE
-    unreachable = {host.state for host in outcome.hosts} == {"unreachable"}
-    return HostUnreachableError.exit_code if unreachable else ExitCode.RUN_FAILED
+    states = {host.state.value for host in outcome.hosts}
+    alike = {"unreachable": ExitCode.UNREACHABLE, "fenced": ExitCode.FENCED}
+    return alike.get(states.pop(), ExitCode.RUN_FAILED) if len(states) == 1 else ExitCode.RUN_FAILED
 
 
 @contextmanager

@@ -1,18 +1,20 @@
-"""One playbook on some tenants' machines: keys and secrets into memory, run, judge."""
+"""One playbook on some tenants' machines: keys and secrets into memory, take the hosts over, run, judge."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tenantfleet.app.takeover import DEPLOY_ACCOUNT, Takeover
 from tenantfleet.execution.events import RunEvent, TaskEnded, TaskState
 from tenantfleet.execution.invoke import RunRequest, run_playbook
-from tenantfleet.execution.ssh import Answer, ask_host, mint_identity
+from tenantfleet.execution.ssh import mint_identity
 from tenantfleet.execution.workspace import Workspace, open_workspace
-from tenantfleet.inventory.render import FleetHost, host_groups, inventory_document, ssh_arguments
+from tenantfleet.inventory.render import FleetHost, host_groups, inventory_document
 from tenantfleet.model.errors import (
     EnvironmentMissingError,
+    FencedError,
     HostUnreachableError,
     NotAttemptedError,
     RunFailedError,
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from tenantfleet.model.machine import Machine
     from tenantfleet.model.secret import Secret
 
-DEPLOY_ACCOUNT = "tf-deploy"
 OPERATOR_ACCOUNT = "tf-ops"
 ENROL_PLAY = "Enrol"
 
@@ -63,33 +64,48 @@ class HostRun:
         playbook: str,
         targets: tuple[Target, ...],
         *,
-        run_number: int,
+        run_number: int | None,
         last_play: str | None = None,
         lock: Path | None = None,
         check: bool = False,
     ) -> RunOutcome:
         """Run a playbook on all targets at once.
 
+        Args:
+            playbook: name below playbooks/.
+            targets: each is given to the run first; one that refuses or does not answer is left out of it.
+            run_number: taken for this run; None for one that reads as `tf-ops`, which takes no host over.
+            last_play: see `Reckoning`.
+            lock: see `RunRequest`.
+            check: change nothing, say what would change.
+
         Raises:
-            HostUnreachableError: a host that is not enrolled does not answer, or shows a wrong key.
             EnvironmentMissingError: first contact is needed and there is no key for it.
         """
         with open_workspace() as workspace:
             files = _RunFiles(self.environment, workspace, run_number)
-            hosts = tuple(files.fleet_host(target) for target in targets)
+            takeover: Takeover | None = None
+            left_out: tuple[HostOutcome, ...] = ()
+            if run_number is not None:
+                takeover = Takeover(environment=self.environment, key_file=files.key, run_number=run_number)
+                targets, left_out = takeover.take_over(targets)
+            if not targets:
+                return RunOutcome(hosts=left_out, error="", duration_s=0.0)
             request = RunRequest(
                 playbook=self.project / "playbooks" / playbook,
                 project=self.project,
                 hosts=tuple(target.machine.id for target in targets),
-                inventory=inventory_document(hosts),
+                inventory=inventory_document(tuple(files.fleet_host(target) for target in targets)),
                 last_play=last_play,
                 lock=lock,
                 secrets=tuple(secret for target in targets for secret in target.secrets),
                 check=check,
             )
             outcome = run_playbook(request, workspace=workspace, on_event=self._tell)
+            if takeover:
+                outcome = takeover.explain(outcome, targets)
         self._note_enrolment(outcome)
-        return outcome
+        return replace(outcome, hosts=(*outcome.hosts, *left_out))
 
     def _tell(self, event: RunEvent) -> None:
         if isinstance(event, TaskEnded) and event.state is not TaskState.SKIPPED:
@@ -105,56 +121,39 @@ class HostRun:
 class _RunFiles:
     """The files of one run, all in its workspace."""
 
-    def __init__(self, environment: Environment, workspace: Workspace, run_number: int) -> None:
+    def __init__(self, environment: Environment, workspace: Workspace, run_number: int | None) -> None:
         self._environment = environment
         self._workspace = workspace
         self._run_number = run_number
+        run = "look" if run_number is None else f"run-{run_number}"
         identity = mint_identity(
             ca=environment.ssh_user_ca_key,
-            accounts=(DEPLOY_ACCOUNT, OPERATOR_ACCOUNT),
-            key_id=f"tenantfleet-{environment.settings.environment}-run-{run_number}",
+            accounts=(OPERATOR_ACCOUNT,) if run_number is None else (DEPLOY_ACCOUNT, OPERATOR_ACCOUNT),
+            key_id=f"tenantfleet-{environment.settings.environment}-{run}",
             now=datetime.now(UTC),
         )
-        self._key = workspace.write_secret("ssh/deploy", identity.private_key)
+        self.key = workspace.write_secret("ssh/deploy", identity.private_key)
         workspace.write("ssh/deploy-cert.pub", identity.certificate + "\n")
 
     def fleet_host(self, target: Target) -> FleetHost:
-        enrolled = target.enrolled or self._already_enrolled(target)
+        first_contact = self._run_number is not None and not target.enrolled
         payload = ""
         if target.payload is not None:
             payload = str(self._workspace.write_secret(f"payload/{target.machine.id}.json", target.payload))
         variables = {
             **target.variables,
-            "run_number": self._run_number,
             "machine_user": target.machine.user,
-            "machine_enrolled": enrolled,
+            "machine_enrolled": target.enrolled,
             "tenant_secrets_bootstrap_path": payload,
-            "enrol_private_key_file": "" if enrolled else str(self._first_contact_key()),
-            "ansible_ssh_private_key_file": str(self._key),
+            "enrol_private_key_file": str(self._first_contact_key()) if first_contact else "",
+            "ansible_ssh_private_key_file": str(self.key),
         }
         return FleetHost(
             machine=target.machine,
+            run_number=self._run_number,
             groups=host_groups(target.machine, target.variables.get("tenant")),
             variables=variables,
         )
-
-    def _already_enrolled(self, target: Target) -> bool:
-        """Ask the host itself: a driver that died after the enrolment could not write it down."""
-        machine = target.machine
-        answer, said = ask_host(
-            address=machine.address,
-            account=DEPLOY_ACCOUNT,
-            key_file=self._key,
-            ssh_arguments=ssh_arguments(machine),
-        )
-        match answer:
-            case Answer.WRONG_HOST_KEY | Answer.UNREACHABLE:
-                raise unreachable(machine.id, said or "Host key verification failed")
-            case Answer.YES:
-                self._environment.machine_ledger.mark_enrolled(machine.id, now=datetime.now(UTC))
-                return True
-            case Answer.LOGIN_REFUSED:
-                return False
 
     def _first_contact_key(self) -> Path:
         written = self._environment.settings.first_contact_key
@@ -193,7 +192,7 @@ def refuse_unless_ok(outcome: RunOutcome, machine_id: str) -> HostOutcome:
     """The host's outcome, if it is ok.
 
     Raises:
-        HostUnreachableError, NotAttemptedError, RunFailedError: else.
+        HostUnreachableError, FencedError, NotAttemptedError, RunFailedError: else.
     """
     host = outcome.host(machine_id)
     match host.state:
@@ -201,6 +200,12 @@ def refuse_unless_ok(outcome: RunOutcome, machine_id: str) -> HostOutcome:
             return host
         case HostState.UNREACHABLE:
             raise unreachable(machine_id, host.reason)
+        case HostState.FENCED:
+            raise FencedError(
+                f"{machine_id}: {host.reason}",
+                code="host.fenced",
+                hint="Do what the host says; docs/operations/run-number.md has every case.",
+            )
         case HostState.NOT_ATTEMPTED if not outcome.error:
             raise NotAttemptedError(
                 f"the run ended before {machine_id}'s turn",

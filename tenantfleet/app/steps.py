@@ -129,27 +129,29 @@ class FleetSteps:
         plan = _recorded_plan(record)
         playbook = next(step["playbook"] for step in plan["steps"] if step["name"] == StepName.RUN)
         last_play = LAST_PLAY if order.kind is OrderKind.PROVISION else None
-        changed = self._on_host(record, playbook, target, last_play=last_play)
+        # inside the step, so that every attempt of it gets a number of its own
+        number = self.environment.order_ledger.take_run_number(
+            purpose=f"{record.order_id} {playbook}", now=datetime.now(UTC)
+        )
+        changed = self._on_host(playbook, target, run_number=number, last_play=last_play)
         return {"changed": changed, "summary": f"{changed} changed" if changed else "nothing changed"}
 
     def _verify(self, record: OrderRecord) -> Data:
         target = tenant_target(self.environment, record, None)
         plan = _recorded_plan(record)
         playbook = next(step["playbook"] for step in plan["steps"] if step["name"] == StepName.VERIFY)
-        self._on_host(record, playbook, target, last_play=None)
+        self._on_host(playbook, target, run_number=None)
         return {"summary": "guarded"}
 
-    def _on_host(self, record: OrderRecord, playbook: str, target: Target, *, last_play: str | None) -> int:
-        # inside the step, so that every attempt of it gets a number of its own
-        number = self.environment.order_ledger.take_run_number(
-            purpose=f"{record.order_id} {playbook}", now=datetime.now(UTC)
-        )
+    def _on_host(
+        self, playbook: str, target: Target, *, run_number: int | None, last_play: str | None = None
+    ) -> int:
         machine_id = target.machine.id
         run = HostRun(environment=self.environment, project=self.project, progress=self.progress)
         outcome = run.run(
             playbook,
             (target,),
-            run_number=number,
+            run_number=run_number,
             last_play=last_play,
             lock=self.environment.lock_file(machine_id),
         )

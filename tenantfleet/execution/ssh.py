@@ -1,12 +1,9 @@
-"""Certificates for one run, and the question whether a host already takes them."""
+"""Certificates for one run."""
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,12 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from tenantfleet.model.errors import EnvironmentMissingError
 from tenantfleet.model.secret import Secret
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
 LONGEST = timedelta(hours=1)
 _CLOCKS_DIFFER = timedelta(minutes=5)
@@ -83,62 +78,3 @@ def mint_identity(
 
 def _openssh(key: Ed25519PrivateKey) -> Secret[str]:
     return Secret(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode())
-
-
-class Answer(StrEnum):
-    """What a host answers to `sudo -n true` over ssh."""
-
-    YES = "yes"
-    LOGIN_REFUSED = "login_refused"
-    WRONG_HOST_KEY = "wrong_host_key"
-    UNREACHABLE = "unreachable"
-
-
-def ask_host(
-    *, address: str, account: str, key_file: Path, ssh_arguments: str, timeout_s: int = 30
-) -> tuple[Answer, str]:
-    """Try to log in and become root, changing nothing.
-
-    Returns:
-        the answer, and ssh's own last line.
-
-    Raises:
-        EnvironmentMissingError: `ssh.missing`.
-    """
-    argv = [
-        "ssh",
-        *shlex.split(ssh_arguments),
-        "-o",
-        "BatchMode=yes",
-        "-i",
-        str(key_file),
-        "-l",
-        account,
-        address,
-    ]
-    try:
-        done = subprocess.run(
-            [*argv, "sudo -n true"],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
-        return Answer.UNREACHABLE, f"no answer within {timeout_s} s"
-    except FileNotFoundError:
-        raise EnvironmentMissingError(
-            "this machine has no ssh program", code="ssh.missing", hint="apt-get install openssh-client"
-        ) from None
-    said = (done.stderr.strip().splitlines() or [""])[-1]
-    if done.returncode == 0:
-        return Answer.YES, ""
-    if "Host key verification failed" in done.stderr:
-        return Answer.WRONG_HOST_KEY, said
-    if done.returncode != _SSH_ITSELF or "Permission denied" in done.stderr:
-        return Answer.LOGIN_REFUSED, said
-    return Answer.UNREACHABLE, said
-
-
-_SSH_ITSELF = 255  # ssh(1): exit status of the remote command, or 255 if an error occurred

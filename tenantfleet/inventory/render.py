@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetHost:
-    """One host of an inventory: its machine, groups and non-secret variables."""
+    """One host of an inventory: its machine, groups, non-secret variables, and the run that changes it."""
 
     machine: Machine
+    run_number: int | None = None
     groups: tuple[str, ...] = ()
     variables: dict[str, Any] = field(default_factory=dict)
 
 
-def ssh_arguments(machine: Machine) -> str:
+def ssh_arguments(machine: Machine, run_number: int | None = None) -> str:
     """Options that make ssh believe in this machine's own key or CA only, and in nothing of the user's.
 
     Neither ~/.ssh/config nor an agent nor a known_hosts file has a say; a command prints what to believe.
+    The run's number is presented to the host's gate with every command.
     """
     options = {
         "UserKnownHostsFile": "/dev/null",
@@ -40,6 +42,8 @@ def ssh_arguments(machine: Machine) -> str:
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "3",
     }
+    if run_number is not None:
+        options["SetEnv"] = f"TENANTFLEET_RUN_NUMBER={run_number}"
     words = ["-F", "none", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
     return shlex.join(words)
 
@@ -48,8 +52,9 @@ def host_variables(host: FleetHost) -> dict[str, Any]:
     """All variables of one host. The account is not among them: each play names its own."""
     return {
         **host.variables,
+        **({} if host.run_number is None else {"run_number": host.run_number}),
         "ansible_host": host.machine.address,
-        "ansible_ssh_common_args": ssh_arguments(host.machine),
+        "ansible_ssh_common_args": ssh_arguments(host.machine, host.run_number),
     }
 
 

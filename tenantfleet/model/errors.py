@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     RUN_FAILED = 20
     UNREACHABLE = 21
     NOT_ATTEMPTED = 22
+    FENCED = 23
     ENVIRONMENT_MISSING = 30
 
 
@@ -78,6 +79,10 @@ class HostUnreachableError(TenantfleetError, exit_code=ExitCode.UNREACHABLE):
 
 class NotAttemptedError(TenantfleetError, exit_code=ExitCode.NOT_ATTEMPTED):
     """The run ended before this host's turn: nothing was done there."""
+
+
+class FencedError(TenantfleetError, exit_code=ExitCode.FENCED):
+    """The host belongs to a newer run, or cannot be given to this one: it refused this run's tasks."""
 
 
 class EnvironmentMissingError(TenantfleetError, exit_code=ExitCode.ENVIRONMENT_MISSING):

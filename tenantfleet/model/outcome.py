@@ -11,12 +11,15 @@ class HostState(StrEnum):
     OK = "ok"
     FAILED = "failed"
     UNREACHABLE = "unreachable"
+    FENCED = "fenced"
     NOT_ATTEMPTED = "not_attempted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOutcome:
     """One host after one run.
+
+    Fenced: the host does not take this run's tasks (any more), as a rule because a newer run has it.
 
     Attributes:
         reason: why it is not ok, one sentence, with known secrets taken out; empty when ok.

@@ -15,6 +15,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
 
+RUN = 1
+
+
+def present(run: int) -> str:
+    """What ssh is told with -o, so that the host's gate sees the run's number."""
+    return f"SetEnv=TENANTFLEET_RUN_NUMBER={run}"
+
+
 PLAY = """
 - hosts: all
   gather_facts: false
@@ -95,7 +103,8 @@ class BaselinedHost:
                 "vars": {
                     "ansible_user": user,
                     "ansible_ssh_private_key_file": str(key),
-                    "ansible_ssh_common_args": f"-F {LAB}/ssh_config",
+                    "ansible_ssh_common_args": f"-F {LAB}/ssh_config -o {present(RUN)}",
+                    "baseline_run_number": RUN,
                     "baseline_proof_key_path": str(self.directory / "login"),
                     **self.variables,
                 },
@@ -113,11 +122,12 @@ class BaselinedHost:
         return Run(returncode=done.returncode, output=done.stdout + done.stderr)
 
     def ssh(
-        self, *command: str, user: str = "tf-deploy", stdin: str = ""
+        self, *command: str, user: str = "tf-deploy", run: int | None = RUN, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Log in over a connection of its own, sharing nothing with a session that is still open."""
         key = LAB / "keys/client" if user == "debian" else self.directory / "login"
         argv = ["ssh", "-F", str(LAB / "ssh_config"), "-o", "ControlPath=none", "-o", "BatchMode=yes"]
+        argv += ["-o", present(run)] if run else []
         argv += ["-o", "ConnectTimeout=5", "-i", str(key), f"{user}@{self.name}", *command]
         return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=300)
 

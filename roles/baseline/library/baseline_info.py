@@ -10,7 +10,8 @@ Arguments:
 Result: `os` {id, version_id}; `uids` {name: uid or null}; `groups` {name: [group]}; `missing_packages`;
 `peer` (address at the other end of this SSH connection, or null) and `peer_admitted` (null without a peer);
 `free_mib` {folder: MiB left, of / and of /var/lib}; `ports_taken` [text], a listener of another account each;
-`host_certificate`; `guard_armed`; `sshd` (effective settings, keys in lower case);
+`host_certificate`; `guard_armed`; `run_number` (of the run that has the host, or null);
+`sshd` (effective settings, keys in lower case);
 `firewall` (comments of the live table's rules in order, or null when there is no table).
 """
 
@@ -24,6 +25,7 @@ import json
 import os
 import platform
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from typing import Any
 
 TABLE = ("inet", "tenantfleet")
 HOST_CERTIFICATE = Path("/etc/ssh/ssh_host_ed25519_key-cert.pub")
+RUN_NUMBER = Path("/var/lib/tenantfleet/run/number")
 GUARD = Path("/var/lib/tenantfleet/lockout/armed.json")
 ROOMS = ("/", "/var/lib")
 TCP_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -129,6 +132,15 @@ def firewall_comments() -> list[str] | None:
     return [rule["comment"] for rule in rules if "comment" in rule]
 
 
+def run_number() -> int | None:
+    """Return the number of the run that has the host; null while one takes it over, or without a record."""
+    try:
+        found = re.fullmatch(r"([1-9][0-9]{0,14}) acquired\n?", RUN_NUMBER.read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(found[1]) if found else None
+
+
 def survey(arguments: dict[str, Any]) -> dict[str, Any]:
     release = platform.freedesktop_os_release()
     peer = ssh_peer()
@@ -145,6 +157,7 @@ def survey(arguments: dict[str, Any]) -> dict[str, Any]:
         "ports_taken": ports_taken(arguments.get("ports", [])),
         "host_certificate": HOST_CERTIFICATE.exists(),
         "guard_armed": GUARD.exists(),
+        "run_number": run_number(),
         "sshd": sshd_settings(),
         "firewall": firewall_comments(),
     }

@@ -27,6 +27,7 @@ from tenantfleet.execution.ssh import new_ca
 from tenantfleet.model.document import canonical, digest
 from tenantfleet.model.secret import Secret
 from tenantfleet.model.settings import FleetSettings
+from tests.unit.gate_host import GateHost, install_ssh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -96,6 +97,7 @@ class Fleet:
     log: Path
     gate: Path
     recovery: Secret[str] = field(repr=False)
+    hosts: dict[str, GateHost]
 
     def order(self, tenant_id: str = "acme", **changes: object) -> HubOrder:
         """A sealed order; `changes` are fields of it."""
@@ -187,8 +189,15 @@ def store(tmp_path: Path) -> Iterator[tuple[Path, str, Path]]:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, store: tuple[Path, str, Path]) -> Fleet:
-    """Two machines, a and b, in eu-lab; both count as enrolled; the gate of the playbook is shut."""
+def fleet(tmp_path: Path, store: tuple[Path, str, Path], monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """Two machines, a and b, in eu-lab; both count as enrolled; the gate of the playbook is shut.
+
+    Their tasks run here, but to take a host over the driver passes the real gate of each.
+    """
+    install_ssh(tmp_path, monkeypatch)
+    hosts = {
+        f"lab-{name}1": GateHost(tmp_path / f"127.0.0.{number}") for name, number in (("a", 1), ("b", 2))
+    }
     project = tmp_path / "project"
     (project / "playbooks").mkdir(parents=True)
     (project / "ansible.cfg").write_text("[defaults]\ninterpreter_python = auto_silent\n")
@@ -217,7 +226,7 @@ def fleet(tmp_path: Path, store: tuple[Path, str, Path]) -> Fleet:
     )
     home = tmp_path / "home"
     environment = create_environment(home, settings)
-    fleet = Fleet(home, project, environment, store[0], log, gate, recovery)
+    fleet = Fleet(home, project, environment, store[0], log, gate, recovery, hosts)
     fleet.enrol_all()
     return fleet
 
