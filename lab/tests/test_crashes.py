@@ -3,24 +3,16 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 
 from lab.cgroup import Group
 from lab.tests.conftest import PROGRAM, Bench
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
 KEPT = {"images", "keys", "ca.crt", "lock", "services", "store", "subnet.json"}
-
-
-def wait_until(condition: Callable[[], object], *, what: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("seen", ["links", "groups", "mounts"])

@@ -3,24 +3,17 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lab.tests.conftest import Bench
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
 # FS_IOC_SETFLAGS with FS_IMMUTABLE_FL, as chattr +i does.
 MAKE_IMMUTABLE = "import fcntl; fcntl.ioctl(open('/marker'), 0x40086602, bytes([0x10, 0, 0, 0]))"
-
-
-def wait_until(condition: Callable[[], bool], *, what: str, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.05)
 
 
 def test_a_host_boots_without_a_failed_unit(pair: Bench) -> None:

@@ -7,13 +7,15 @@ import os
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
+from tests.lab_hosts import LAB, ROOT
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RUN = 1
 
@@ -38,14 +40,6 @@ PLAY = """
       become: false
       check_mode: false
 """
-
-
-def lab(*argv: str) -> str:
-    """Run the lab's command line; its own message explains a failure."""
-    command = [str(ROOT / ".venv/bin/lab"), *argv]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, f"lab {' '.join(argv)}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +134,9 @@ class BaselinedHost:
     def wait_for_login(self, user: str, within_s: float) -> float:
         """Return the seconds until a fresh login and sudo work."""
         start = time.monotonic()
-        while (spent := time.monotonic() - start) < within_s:
-            if self.ssh("sudo -n true", user=user).returncode == 0:
-                return time.monotonic() - start
-        message = f"{user} could not log in within {spent:.0f} s"
-        raise AssertionError(message)
+        wait_until(
+            lambda: self.ssh("sudo -n true", user=user).returncode == 0,
+            what=f"a login of {user}",
+            within_s=within_s,
+        )
+        return time.monotonic() - start

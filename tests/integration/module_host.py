@@ -2,26 +2,18 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-LAB = Path(os.environ.get("LAB_DIR", "/var/tmp/tenantfleet-lab"))
+from tests.lab_hosts import LAB, ROOT
+from tests.waiting import wait_until
+
 PROGRAMS = ROOT / "roles/release_store/files"
-
-
-def lab_up(name: str) -> None:
-    program = shutil.which("lab", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
-    assert program is not None, "no `lab` here: run script/bootstrap"
-    done = subprocess.run([program, "up", name], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +101,12 @@ class ModuleHost:
         return Result(task=found[0]["event_data"]["res"], stdout=stdout, folder=run, failed=failed)
 
     def wait_for(self, condition: Callable[[], object], what: str, deadline_s: float = 60) -> None:
-        end = time.monotonic() + deadline_s
-        while not condition():
-            assert time.monotonic() < end, (
-                f"never so: {what}\n{self.ssh('journalctl -n 60 --no-pager', check=False)}"
-            )
-            time.sleep(0.1)
+        wait_until(
+            condition,
+            what=what,
+            within_s=deadline_s,
+            story=lambda: self.ssh("journalctl -n 60 --no-pager", check=False),
+        )
 
 
 def quoted(command: str) -> str:

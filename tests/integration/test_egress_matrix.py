@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.integration.baselined_host import BaselinedHost, lab
+from tests.integration.baselined_host import BaselinedHost
+from tests.lab_hosts import fresh_host, lab
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,8 +103,7 @@ def is_allowed(account: str, to: Destination, rows: list[dict[str, Any]], own: t
 
 @pytest.fixture(scope="module")
 def converged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converged]:
-    lab("up", NAME)
-    lab("reset", NAME)
+    fresh_host(NAME)
     info = json.loads(lab("info", "--json"))
     machine = lab("up", NAME).split()  # NAME IPV4 IPV6
     gateways = (str(info["gateway"]), str(info["gateway6"]))
@@ -228,15 +229,6 @@ def test_the_table_is_there_again_after_a_reboot(converged: Converged) -> None:
         again = converged.host.ssh("cat /proc/sys/kernel/random/boot_id")
         return again.returncode == 0 and again.stdout != boot
 
-    wait_until(rebooted)
+    wait_until(rebooted, what="a login after the reboot")
     run = converged.host.converge()
     assert (run.returncode, run.count("changed")) == (0, 0), run.output
-
-
-def wait_until(condition: Any, within_s: float = 120) -> None:  # noqa: ANN401 - any callable
-    pause = threading.Event()
-    for _ in range(int(within_s)):
-        if condition():
-            return
-        pause.wait(1)
-    pytest.fail(f"{condition.__name__} did not come true within {within_s:.0f} s")

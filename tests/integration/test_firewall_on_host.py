@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.baselined_host import BaselinedHost, lab
+from tests.integration.baselined_host import BaselinedHost
+from tests.lab_hosts import cut_the_power, fresh_host, lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,7 @@ ALTERATIONS = {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    lab("up", NAME)
-    lab("reset", NAME)
+    fresh_host(NAME)
     info = json.loads(lab("info", "--json"))
     gateways = [info["gateway"], info["gateway6"]]
     host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp(NAME))
@@ -70,6 +70,5 @@ def test_a_table_altered_by_hand_is_named_and_put_back(host: BaselinedHost, comm
 
 
 def test_after_a_reboot_nothing_is_altered(host: BaselinedHost) -> None:
-    lab("stop", NAME)
-    lab("up", NAME)
+    cut_the_power(NAME)
     assert altered(host) == []

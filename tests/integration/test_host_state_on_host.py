@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.module_host import ROOT, ModuleHost, Result, lab_up
+from tests.integration.module_host import ModuleHost, Result
+from tests.lab_hosts import fresh_host
 
 pytestmark = pytest.mark.lab
 
@@ -109,10 +109,7 @@ true
 
 
 def fresh(name: str, folder: Path) -> ModuleHost:
-    lab_up(name)
-    program = shutil.which("lab", path=str(Path(sys.executable).parent))
-    assert program
-    subprocess.run([program, "reset", name], check=True, capture_output=True, cwd=ROOT)
+    fresh_host(name)
     return ModuleHost(name, folder)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.baselined_host import BaselinedHost, lab
+from tests.integration.baselined_host import BaselinedHost
+from tests.lab_hosts import fresh_host, lab
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +31,7 @@ EMPTY_GROUP: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    lab("up", NAME)
-    lab("reset", NAME)
+    fresh_host(NAME)
     info = json.loads(lab("info", "--json"))
     gateways = [info["gateway"], info["gateway6"]]
     host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp("lockout"))
@@ -135,13 +136,11 @@ def test_a_reboot_before_the_confirmation_takes_the_change_back(host: BaselinedH
     )
     assert host.ssh(f"sudo -n sh -c {broken!r}").returncode == 0
     host.ssh("sudo -n systemctl reboot")
-    pause = threading.Event()
-    for _ in range(WITHIN_S):
+
+    def rebooted() -> bool:
         again = host.ssh("cat /proc/sys/kernel/random/boot_id")
-        if again.returncode == 0 and again.stdout != boot:
-            break
-        pause.wait(1)
-    else:
-        pytest.fail("no login after the reboot")
+        return again.returncode == 0 and again.stdout != boot
+
+    wait_until(rebooted, what="a login after the reboot", within_s=WITHIN_S)
     run = host.converge()
     assert (run.returncode, run.count("changed")) == (0, 0), run.output

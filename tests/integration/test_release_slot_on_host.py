@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.baselined_host import lab
-from tests.integration.module_host import ModuleHost, lab_up
+from tests.integration.module_host import ModuleHost
+from tests.lab_hosts import cut_the_power, lab
 
 pytestmark = pytest.mark.lab
 
@@ -28,7 +28,7 @@ TREE = "ab" * 32
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> ModuleHost:
-    lab_up("slots")
+    lab("up", "slots")
     host = ModuleHost("slots", tmp_path_factory.mktemp("slots"))
     host.install_programs()
     return host
@@ -211,11 +211,6 @@ def test_a_first_activation_that_died_unproved_is_removed_before_the_next(host: 
     assert verdict(host)["verdict"] == "failed"
 
 
-def cut_the_power(host: ModuleHost) -> None:
-    lab("stop", host.name)
-    lab("up", host.name)
-
-
 def starts_in_this_boot(host: ModuleHost) -> list[str]:
     return host.ssh(
         "journalctl -b -o cat _PID=1 UNIT=tf-echo.service | grep '^Started'", check=False
@@ -228,7 +223,7 @@ def test_a_machine_that_went_down_in_a_switch_never_starts_what_nobody_proved(ho
     bad = laid_down(host, description="bad", probe=hangs)
     interrupt(host, bad)
     assert running(host) == "bad"
-    cut_the_power(host)
+    cut_the_power(host.name)
     host.wait_for(lambda: verdict(host)["activation"] == bad and verdict(host)["in_force"] == good, "proved")
     assert verdict(host)["verdict"] == "reverted"
     assert running(host) == "one"
@@ -242,7 +237,7 @@ def test_a_first_activation_that_nobody_proved_is_not_there_after_the_boot(host:
     bad = laid_down(host, description="bad", probe=hangs)
     interrupt(host, bad)
     host.ssh("rm -f /var/lib/tenantfleet/activations/echo.json; sync")
-    cut_the_power(host)
+    cut_the_power(host.name)
     host.wait_for(lambda: host.ssh("ls /var/lib/tenantfleet/activations") == "echo.json", "a verdict")
     assert verdict(host)["verdict"] == "failed"
     assert starts_in_this_boot(host) == []

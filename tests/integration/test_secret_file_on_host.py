@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.module_host import ModuleHost, Result, lab_up, quoted
+from tests.integration.module_host import ModuleHost, Result, quoted
+from tests.lab_hosts import lab
 
 pytestmark = pytest.mark.lab
 
@@ -25,7 +26,7 @@ GENERATE = [
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> ModuleHost:
-    lab_up("secrets")
+    lab("up", "secrets")
     return ModuleHost("secrets", tmp_path_factory.mktemp("secrets"))
 
 

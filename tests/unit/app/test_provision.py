@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +18,10 @@ from tenantfleet.app.provision import Driver
 from tenantfleet.app.status import machine_rows
 from tenantfleet.app.verify import verify_tenants
 from tenantfleet.model.errors import ConflictError, OrderSpentError
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tenantfleet.model.order import HubOrder
     from tests.unit.app.conftest import Fleet
@@ -30,14 +30,6 @@ pytestmark = pytest.mark.driver
 
 CANARY = "sk-canary-9f3d2e81c4"
 PATIENCE_S = 90
-
-
-def wait_until(condition: Callable[[], bool], what: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen in {PATIENCE_S} s:\n{log.read_text()}")
-        time.sleep(0.05)
 
 
 def processes_naming(text: str) -> list[str]:
@@ -74,7 +66,7 @@ def driver_at_the_gate(fleet: Fleet, tmp_path: Path) -> Iterator[tuple[Path, sub
             fleet.command("provision", order), stdout=output, stderr=output, start_new_session=True
         )
     try:
-        wait_until(fleet.log.exists, "the first task", log)
+        wait_until(fleet.log.exists, what="the first task", within_s=PATIENCE_S, story=log.read_text)
         yield order, process
     finally:
         process.kill()
@@ -142,13 +134,19 @@ def test_killed_driver_leaves_no_process_and_the_next_one_finishes_the_order(
 ) -> None:
     order, working = driver_at_the_gate
     log = tmp_path / "driver.log"
-    wait_until(lambda: bool(processes_naming(str(fleet.gate))), "the task that waits", log)
+    wait_until(
+        lambda: processes_naming(str(fleet.gate)),
+        what="the task that waits",
+        within_s=PATIENCE_S,
+        story=log.read_text,
+    )
     os.kill(working.pid, signal.SIGKILL)
     working.wait()
     wait_until(
         lambda: not processes_naming(str(fleet.project)) and not processes_naming(str(fleet.gate)),
-        "the end of all its processes, the task in a session of its own included",
-        log,
+        what="the end of all its processes, the task in a session of its own included",
+        within_s=PATIENCE_S,
+        story=log.read_text,
     )
     fleet.open_gate()
     done = fleet.tenantfleet("provision", order, "--json")
