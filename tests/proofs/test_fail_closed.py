@@ -130,7 +130,7 @@ def test_an_openclaw_process_of_the_agents_own_is_not_heard(guarded: Tenant, rec
     )
     with silence(record):
         done = agent.inside(*own, NODE, main, *turn, timeout_s=DEADLINE_S)
-    assert "503" in done.stdout + done.stderr or done.returncode != 0, done.stdout + done.stderr
+    assert "400" in done.stdout + done.stderr or done.returncode != 0, done.stdout + done.stderr
 
 
 def test_a_child_that_speaks_the_daemons_protocol_gets_no_nonce(guarded: Tenant) -> None:
@@ -166,4 +166,4 @@ def test_the_bearer_alone_and_an_invented_nonce_are_worth_nothing(
     )
     with silence(record):
         answer = guarded.agent.inside(NODE, "-e", call).stdout.strip()
-    assert answer == "503", answer
+    assert answer == "400", answer

@@ -18,17 +18,9 @@ log = logging.getLogger(__name__)
 MAX_ANSWER_BYTES = 64 * 1024
 DEADLINE_S = 5.0
 END_ATTEMPTS = 2
-REASONS = frozenset(
-    {
-        "no_nonce",
-        "unknown_nonce",
-        "run_ended",
-        "run_in_tool",
-        "busy",
-        "wrapper_unmeasured",
-        "rate_limited",
-    }
-)
+# What asking again will not change, and what it may.
+FINAL = frozenset({"no_nonce", "unknown_nonce", "run_ended"})
+PASSING = frozenset({"run_in_tool", "busy", "wrapper_unmeasured", "rate_limited"})
 
 
 class Route(StrEnum):
@@ -147,8 +139,9 @@ def _verdict(status: int, answer: bytes) -> Admitted:
         }:
             if _is_identifier(identifier) and route in Route:
                 return Admitted(admission_id=identifier, run_id=run, route=Route(route))
-        case 200, {"admitted": False, "reason": str(reason)} if reason in REASONS:
-            raise RefusalError(Reason.NOT_ADMITTED, f"the safety wrapper refuses: {reason}")
+        case 200, {"admitted": False, "reason": str(reason)} if reason in FINAL | PASSING:
+            code = Reason.NO_LIVE_RUN if reason in FINAL else Reason.NOT_ADMITTED
+            raise RefusalError(code, f"the safety wrapper refuses: {reason}")
     log.warning("admission: unexpected answer, status %d", status)
     raise RefusalError(Reason.NOT_ADMITTED, "the safety wrapper's answer is not understood")
 

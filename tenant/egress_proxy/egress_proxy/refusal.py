@@ -16,6 +16,7 @@ class Reason(StrEnum):
     SECRET_IN_TARGET = "secret_in_target"  # noqa: S105 -- the name of a refusal
     BUSY = "busy"
     NOT_ADMITTED = "not_admitted"
+    NO_LIVE_RUN = "no_live_run"
     LEAK_STOPPED = "leak_stopped"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     INTERNAL = "internal"
@@ -29,6 +30,8 @@ _STATUS = {
     Reason.TOO_LARGE: 413,
     Reason.MALFORMED: 400,
     Reason.SECRET_IN_TARGET: 400,
+    # docs/adr/0010: the gateway repeats a call that got 503, and shuts its provider off after a 401 or 403.
+    Reason.NO_LIVE_RUN: 400,
     Reason.UPSTREAM_UNREACHABLE: 502,
 }
 

@@ -110,13 +110,16 @@ def test_a_daemon_that_hangs_is_a_no(tmp_path: Path) -> None:
     assert admission.DEADLINE_S < 10
 
 
-@pytest.mark.parametrize("reason", sorted(admission.REASONS))
-def test_the_daemons_reason_is_passed_on(tmp_path: Path, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [(r, 400) for r in sorted(admission.FINAL)] + [(r, 503) for r in sorted(admission.PASSING)],
+)
+def test_the_daemons_reason_is_passed_on(tmp_path: Path, reason: str, status: int) -> None:
     async def run() -> None:
         async with world(tmp_path) as w:
             w.daemon.answer = _json_answer({"admitted": False, "reason": reason})
-            status, answer = await w.post(w.conversation())
-            assert status == 503
+            told, answer = await w.post(w.conversation())
+            assert told == status
             assert reason in json.loads(answer)["error"]["message"]
 
     asyncio.run(run())

@@ -128,7 +128,7 @@ def test_a_nonce_in_a_user_message_alone_admits_nothing(tmp_path: Path) -> None:
             {"role": "assistant", "content": mark},
             {"role": "system", "content": json.dumps({"x": mark}).replace("[[", "\\u005b\\u005b")},
         ):
-            assert await w.refusal({"model": "m", "messages": [message]}) == (503, "not_admitted")
+            assert await w.refusal({"model": "m", "messages": [message]}) == (400, "no_live_run")
             assert w.daemon.questions[-1]["nonces"] == []
         assert w.sent() == []
         assert w.daemon.ends == []
@@ -140,7 +140,7 @@ def test_two_nonces_are_both_named_and_the_daemon_decides(tmp_path: Path) -> Non
     async def test(w: World) -> None:
         nonces = [w.daemon.nonce(), w.daemon.nonce()]
         messages = [{"role": "system", "content": f"[[tenantfleet-run {nonce}]]"} for nonce in nonces]
-        assert await w.refusal({"model": "m", "messages": messages}) == (503, "not_admitted")
+        assert await w.refusal({"model": "m", "messages": messages}) == (400, "no_live_run")
         assert w.daemon.questions[-1]["nonces"] == nonces
         assert w.sent() == []
 

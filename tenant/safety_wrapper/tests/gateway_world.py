@@ -361,7 +361,7 @@ class World:
         return self.say(message, session=session, timeout_s=timeout_s)
 
     def refused_turn(self, *steps: dict[str, Any], session: str) -> None:
-        """A turn that must get no model; the gateway would repeat its call for two minutes."""
+        """A turn that must get no model; the gateway may repeat its call for a while."""
         self.turn(*steps, session=session, timeout_s=40)
 
     def say(self, message: str, *, session: str, timeout_s: int = 120) -> subprocess.CompletedProcess[str]:

@@ -44,7 +44,8 @@ class Relay:
             sys.stdout.flush()
             if verdict.get("admitted") is not True:
                 message = f"not admitted: {verdict['reason']}"
-                return web.json_response({"error": {"code": "not_admitted", "message": message}}, status=503)
+                final = verdict["reason"] in {"no_nonce", "unknown_nonce", "run_ended"}
+                return web.json_response({"error": {"message": message}}, status=400 if final else 503)
             end = {"outcome": "ok", "status": 200, "input_tokens": 1, "output_tokens": 1, "redactions": {}}
             try:
                 if verdict["route"] == "sink":

@@ -330,7 +330,10 @@ def test_a_failed_reload_leaves_no_unguarded_turn_with_a_model(tenant: World) ->
     tenant.refused_turn(exec_step("touch after-reload"), session="after-reload")
     assert not workspace(tenant, "after-reload").exists()
     assert_model_saw_nothing(tenant, before)
-    assert {said["verdict"].get("reason") for said in tenant.relay_said()[asked:]} == {"no_nonce"}
+    verdicts = [said["verdict"].get("reason") for said in tenant.relay_said()[asked:]]
+    assert verdicts == ["no_nonce"], "a refusal that stays one ends the turn: it is not asked for again"
+    assert tenant.cli("plugins", "reload", "safety-wrapper").returncode == 0
+    assert tenant.say("hello", session="after-reload").returncode == 0, "the same session goes on, guarded"
 
 
 @pytest.mark.parametrize("fault", ["removed", "throwing", "planted"])
