@@ -202,3 +202,14 @@ def test_an_operator_certificate_never_replaces_a_key_that_is_none_of_its_own(fl
     key.write_text("my own")
     assert refusal(fleet, "operator", "certificate", "--key-file", str(key)).code == "key_file.exists"
     assert key.read_text() == "my own"
+
+
+def test_without_a_declaration_nothing_is_taken_off_a_machine(fleet: Fleet) -> None:
+    assert refusal(fleet, "legacy-cleanup", "lab-a1").code == "legacy.none"
+
+
+def test_a_machine_without_a_tenant_is_cleaned_by_its_order_alone(fleet: Fleet) -> None:
+    file = fleet.home / "dev/settings.yml"
+    declared = {**yaml.safe_load(file.read_text()), "legacy": {"projects": {"n8n": "remove"}}}
+    file.write_text(yaml.safe_dump(declared))
+    assert refusal(fleet, "legacy-cleanup", "lab-a1", "--dry-run").code == "machine.no_tenant"
