@@ -30,15 +30,13 @@ GATEWAY_PORT, EGRESS_PORT, MODEL_PORT = 18789, 18080, 9443
 READY_S = 240.0
 TURN_S = 240.0
 ENTRY = "/opt/openclaw/node_modules/openclaw/openclaw.mjs"
-ENVIRONMENT = {
-    "PATH": "/opt/node/bin:/usr/bin:/bin",
-    "HOME": "/var/lib/openclaw",
-    "OPENCLAW_STATE_DIR": "/var/lib/openclaw",
-    "OPENCLAW_CONFIG_PATH": "/etc/openclaw/openclaw.json",
-    "OPENCLAW_NO_AUTO_UPDATE": "1",
-    "OPENCLAW_TRAJECTORY": "0",
-    "NODE_OPTIONS": "--disable-sigusr1",
-}
+UNIT = TEMPLATE.with_name("openclaw.container.j2")
+# the unit's own: what is tested is what a host gets
+ENVIRONMENT = {"PATH": "/opt/node/bin:/usr/bin:/bin"} | dict(
+    line.removeprefix("Environment=").split("=", 1)
+    for line in UNIT.read_text().splitlines()
+    if line.startswith("Environment=")
+)
 POLICY: dict[str, Any] = {
     "version": 1,
     "revision": 1,

@@ -106,6 +106,12 @@ def test_a_harmless_call_runs_and_its_result_reaches_the_model(tenant: World) ->
     assert tenant.status()["runs_live"] == 0, "the nonce must be dead once the run has ended"
 
 
+def test_no_child_of_an_agent_finds_compiled_code_of_the_gateway_to_replace(tenant: World) -> None:
+    search = "find / -path /proc -prune -o -path /opt -prune -o -name '*compile-cache*' -print"
+    tenant.turn(exec_step(f"{search} > found"), session="code")
+    assert workspace(tenant, "found").read_text() == "", tenant.story()
+
+
 def test_only_the_six_tools_are_offered(tenant: World) -> None:
     tenant.say("hello", session="offer")
     body = json.loads(last_request(tenant).partition("\n\n")[2])
