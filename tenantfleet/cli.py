@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -273,6 +273,16 @@ def inventory_list(context: typer.Context, *, as_json: Json = False) -> None:
         console.show_json(rows)
     else:
         console.show_table(rows, empty="no machines listed")
+
+
+@inventory_app.command("count-on")
+def inventory_count_on(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(help="The greatest number that a host names.", min=1, max=10**14)],
+) -> None:
+    """After the ledger was restored from a backup: give runs greater numbers than hosts have seen."""
+    context.obj.environment().order_ledger.count_on(number, now=datetime.now(UTC))
+    console.out.print(f"[green]noted[/] the next run is number {number + 1}")
 
 
 @inventory_app.command("reinstalled")

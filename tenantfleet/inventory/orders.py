@@ -242,6 +242,25 @@ class OrderLedger:
             ).fetchone()
             return int(row["number"])
 
+    def count_on(self, number: int, *, now: datetime) -> None:
+        """Give only numbers greater than this one from now on: hosts have seen it, this ledger has not.
+
+        Raises:
+            InputRefusedError: `run_number.counted`, such a number was given already.
+        """
+        with self._database.transaction() as ledger:
+            last = ledger.execute("SELECT coalesce(max(number), 0) FROM run_number").fetchone()[0]
+            if number <= last:
+                raise InputRefusedError(
+                    f"the next run is number {last + 1} already",
+                    code="run_number.counted",
+                    hint="Hand the order in again; a host that still refuses it names a greater number.",
+                )
+            ledger.execute(
+                "INSERT INTO run_number (number, purpose, taken_at) VALUES (?, 'counted on', ?)",
+                (number, utc_text(now)),
+            )
+
 
 def _refuse_busy_tenant(ledger: sqlite3.Connection, order: HubOrder) -> None:
     busy = ledger.execute(

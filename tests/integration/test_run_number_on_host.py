@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
-from tests.integration.baselined_host import LAB, ROOT, BaselinedHost, lab, present
+from tests.integration.baselined_host import BaselinedHost, present
+from tests.lab_hosts import LAB, ROOT, fresh_host, lab
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,8 +31,7 @@ ROOT_CHILD = (
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    lab("up", NAME)
-    lab("reset", NAME)
+    fresh_host(NAME)
     info = json.loads(lab("info", "--json"))
     gateways = [info["gateway"], info["gateway6"]]
     host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp("run"))
@@ -79,12 +79,8 @@ class Runs:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        pause = threading.Event()
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail(f"never so: {what}\n{self.as_root('journalctl --no-pager -n 80; ps -ef')}")
-            pause.wait(0.2)
+        story = "journalctl --no-pager -n 80; ps -ef"
+        wait_until(condition, what=what, within_s=PATIENCE_S, story=lambda: self.as_root(story))
 
     def lines(self, path: str) -> list[str]:
         return self.as_root(f"cat {path} 2>/dev/null || true").splitlines()
