@@ -25,6 +25,7 @@ UNITS = (
     *("ssh.service", "ssh.socket", "systemd-journald.service", "tf-firewall.service", "nftables.service"),
     *("tf-egress.service", "tf-wrapper.service", "tf-link.service", "openclaw.service"),
     *("apt-daily.timer", "apt-daily-upgrade.timer", "tf-lockout-revert-boot.service"),
+    "tf-firewall-check.socket",
 )
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,InvocationID"
 SLOTS = Path("/opt/tenantfleet")
