@@ -84,12 +84,14 @@ def replay(tenant: World, nonce: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.drawn("configuration")
 def test_the_hardened_configuration_validates_without_a_warning(tenant: World) -> None:
     verdict = json.loads(tenant.cli("config", "validate", "--json").stdout)
     assert verdict["valid"], verdict
     assert verdict["warnings"] == []
 
 
+@pytest.mark.drawn("configuration")
 def test_the_gateway_listens_on_the_loopback_only(tenant: World) -> None:
     assert tenant.listens(GATEWAY_PORT)
     rows = subprocess.run(tenant.in_network("ss", "-Hltn"), check=True, capture_output=True, text=True).stdout
@@ -97,6 +99,7 @@ def test_the_gateway_listens_on_the_loopback_only(tenant: World) -> None:
     assert addresses <= {"127.0.0.1", "[::1]"}
 
 
+@pytest.mark.drawn("turn")
 def test_a_harmless_call_runs_and_its_result_reaches_the_model(tenant: World) -> None:
     turn = tenant.turn(exec_step("echo $((6 * 7))-is-it > harmless; cat harmless"), session="harmless")
     assert turn.returncode == 0, tenant.story()
@@ -112,6 +115,7 @@ def test_no_child_of_an_agent_finds_compiled_code_of_the_gateway_to_replace(tena
     assert workspace(tenant, "found").read_text() == "", tenant.story()
 
 
+@pytest.mark.drawn("turn")
 def test_only_the_six_tools_are_offered(tenant: World) -> None:
     tenant.say("hello", session="offer")
     body = json.loads(last_request(tenant).partition("\n\n")[2])
@@ -119,12 +123,14 @@ def test_only_the_six_tools_are_offered(tenant: World) -> None:
     assert names == ["apply_patch", "edit", "exec", "process", "read", "write"]
 
 
+@pytest.mark.drawn("policy")
 def test_a_denied_call_does_not_run_and_the_model_is_told_why(tenant: World) -> None:
     tenant.turn(exec_step("touch denied; rm -rf nothing"), session="denied")
     assert not workspace(tenant, "denied").exists()
     assert "safety-wrapper: recursive deletion is not allowed here" in last_request(tenant)
 
 
+@pytest.mark.drawn("approval")
 def test_an_ask_waits_and_is_denied_at_its_timeout(tenant: World) -> None:
     asked = threading.Thread(
         target=tenant.turn, args=(exec_step("publish it; touch asked"),), kwargs={"session": "asked"}
@@ -141,6 +147,7 @@ def test_an_ask_waits_and_is_denied_at_its_timeout(tenant: World) -> None:
     assert "nobody allowed it within 6 s" in last_request(tenant)
 
 
+@pytest.mark.drawn("approval")
 def test_an_ask_that_a_person_allows_runs(tenant: World) -> None:
     tenant.use_policy({**POLICY, "ask_timeout_s": 60})
     step = exec_step("publish 2>/dev/null; echo yes > allowed")
@@ -157,6 +164,7 @@ def test_an_ask_that_a_person_allows_runs(tenant: World) -> None:
     assert workspace(tenant, "allowed").read_text() == "yes\n"
 
 
+@pytest.mark.drawn("policy")
 def test_a_policy_that_is_tightened_binds_the_running_turn(tenant: World) -> None:
     running = threading.Thread(
         target=tenant.turn,
@@ -173,6 +181,7 @@ def test_a_policy_that_is_tightened_binds_the_running_turn(tenant: World) -> Non
     assert not workspace(tenant, "second").exists()
 
 
+@pytest.mark.drawn("turn")
 def test_parallel_and_invalid_calls_leave_the_run_free(tenant: World) -> None:
     steps = [{"tool": "exec", "arguments": {"nonsense": 1}}, {"tool": "no_such_tool", "arguments": {}}]
     turn = tenant.turn(*steps, exec_step("false"), exec_step("echo over > over"), session="invalid")
@@ -180,6 +189,7 @@ def test_parallel_and_invalid_calls_leave_the_run_free(tenant: World) -> None:
     assert workspace(tenant, "over").exists(), tenant.story()
 
 
+@pytest.mark.drawn("canary")
 def test_a_canary_turn_passes_and_its_call_never_runs(tenant: World) -> None:
     prober = CanaryProber(status_socket=tenant.status_socket, enter=tenant.inside(), tenant=tenant)
     before = len(tenant.model_requests())
@@ -199,6 +209,7 @@ class CanaryProber(Prober):
         return bool(self._tenant.gateway_ready())  # type: ignore[attr-defined]
 
 
+@pytest.mark.drawn("nonce")
 def test_a_nonce_replayed_after_its_run_buys_nothing(tenant: World) -> None:
     tenant.say("hello", session="replayed")
     nonce = tenant.relay_said()[-1]["ask"]["nonces"][0]
@@ -208,6 +219,7 @@ def test_a_nonce_replayed_after_its_run_buys_nothing(tenant: World) -> None:
     assert_model_saw_nothing(tenant, before)
 
 
+@pytest.mark.drawn("nonce")
 def test_a_nonce_replayed_while_a_call_of_its_run_is_running_buys_nothing(tenant: World) -> None:
     step = exec_step("touch stealing; while ! test -e stolen; do sleep 0.2; done")
     running = threading.Thread(target=tenant.turn, args=(step,), kwargs={"session": "stealing"})
@@ -223,6 +235,7 @@ def test_a_nonce_replayed_while_a_call_of_its_run_is_running_buys_nothing(tenant
         running.join()
 
 
+@pytest.mark.drawn("child")
 def test_a_child_that_speaks_the_protocol_perfectly_is_refused(tenant: World) -> None:
     script = (
         "import json, socket\n"
@@ -240,6 +253,7 @@ def test_a_child_that_speaks_the_protocol_perfectly_is_refused(tenant: World) ->
     assert "nonce" not in answer
 
 
+@pytest.mark.drawn("child")
 def test_a_child_cannot_switch_the_plugin_off(tenant: World) -> None:
     command = f"/opt/node/bin/node {ENTRY} plugins disable safety-wrapper > off 2>&1; echo $? >> off"
     tenant.turn(exec_step(command), session="off")
@@ -255,6 +269,7 @@ def exit_code(tenant: World, name: str) -> str:
     return lines[-1] if lines and lines[-1].isdecimal() else ""
 
 
+@pytest.mark.drawn("own process")
 def test_an_own_openclaw_process_gets_no_model(tenant: World) -> None:
     own = workspace(tenant, "own")
     own.mkdir()
@@ -284,6 +299,7 @@ def test_an_own_openclaw_process_gets_no_model(tenant: World) -> None:
     assert not (own / "ran").exists()
 
 
+@pytest.mark.drawn("planted plugin")
 def test_a_planted_plugin_of_the_same_id_does_not_replace_the_guard(tenant: World) -> None:
     planted = workspace(tenant, ".openclaw") / "extensions" / "safety-wrapper"
     plant(planted)
@@ -303,6 +319,7 @@ def plant(folder: Path) -> None:
         shutil.chown(path, 2101, 2101)
 
 
+@pytest.mark.drawn("daemon")
 def test_without_the_daemon_there_is_no_model(tenant: World) -> None:
     tenant.stop_daemon()
     before = len(tenant.model_requests())
@@ -311,6 +328,7 @@ def test_without_the_daemon_there_is_no_model(tenant: World) -> None:
     assert_model_saw_nothing(tenant, before)
 
 
+@pytest.mark.drawn("measurement")
 def test_a_plugin_of_another_digest_closes_admission(tenant: World) -> None:
     tenant.stop_daemon()
     tenant.start_daemon(plugin_sha256="0" * 64)
@@ -322,6 +340,7 @@ def test_a_plugin_of_another_digest_closes_admission(tenant: World) -> None:
     tenant.stop_daemon()
 
 
+@pytest.mark.drawn("reload")
 def test_a_failed_reload_leaves_no_unguarded_turn_with_a_model(tenant: World) -> None:
     index = tenant.plugin / "index.js"
     good = index.read_text()
@@ -342,6 +361,7 @@ def test_a_failed_reload_leaves_no_unguarded_turn_with_a_model(tenant: World) ->
     assert tenant.say("hello", session="after-reload").returncode == 0, "the same session goes on, guarded"
 
 
+@pytest.mark.drawn("no wrapper")
 @pytest.mark.parametrize("fault", ["removed", "throwing", "planted"])
 def test_a_gateway_without_its_wrapper_is_ready_and_has_no_model(made: World, fault: str) -> None:
     made.stop_gateway()
