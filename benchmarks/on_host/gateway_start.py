@@ -61,6 +61,14 @@ def settle(variant: dict[str, Any]) -> None:
     else:
         DROP_IN.unlink(missing_ok=True)
     systemctl("daemon-reload")
+    argv = ("/usr/bin/systemctl", "show", "--property=ExecStart", UNIT)
+    command = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    wanted = [f"{name}={value}" for name, value in variant["environment"].items() if value is not None]
+    unwanted = [f"{name}=" for name, value in variant["environment"].items() if value is None]
+    missing = [text for text in (*wanted, *variant["volumes"]) if text not in command]
+    kept = [text for text in unwanted if text in command]
+    if missing or kept:
+        sys.exit(f"the variant is not in force: the unit lacks {missing} and still has {kept}")
 
 
 def main() -> None:
