@@ -47,7 +47,7 @@ def drop_in(variant: dict[str, Any]) -> str:
     lines = [line.strip() for line in QUADLET.read_text().splitlines() if line.startswith("Environment=")]
     own = dict(line.removeprefix("Environment=").split("=", 1) for line in lines)
     kept = {name: value for name, value in (own | variant["environment"]).items() if value is not None}
-    environment = ["Environment=", *(f"Environment={name}={value}" for name, value in kept.items())]
+    environment = ["Environment=", *(f'Environment="{name}={value}"' for name, value in kept.items())]
     return "\n".join(
         ["[Container]", *environment, *(f"Volume={volume}" for volume in variant["volumes"]), ""]
     )

@@ -28,11 +28,11 @@ def test_a_variant_says_again_what_it_keeps_of_the_units_environment(
     unit = tmp_path / "openclaw.container"
     unit.write_text("[Container]\n# why\nEnvironment=A=1\nEnvironment=B=--x=y\nEnvironment=C=3\n")
     monkeypatch.setattr(gateway_start, "QUADLET", unit)
-    text = gateway_start.drop_in({"environment": {"A": None, "C": "4"}, "volumes": ["/a:/b:ro"]})
+    text = gateway_start.drop_in({"environment": {"A": None, "C": "4 5"}, "volumes": ["/a:/b:ro"]})
     assert text.splitlines() == [
         "[Container]",
         "Environment=",
-        "Environment=B=--x=y",
-        "Environment=C=4",
+        'Environment="B=--x=y"',
+        'Environment="C=4 5"',
         "Volume=/a:/b:ro",
     ]
