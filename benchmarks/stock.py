@@ -183,22 +183,27 @@ def lasting_effects(file: Arguments) -> Iterator[Task]:
     path = file["path"]
     match path.split("/")[1:-1]:
         case ["etc", "tmpfiles.d"]:
-            for line in lines_of(file):
-                _, place, mode, owner, group, *_ = line.split()
-                yield Task(
-                    module="file",
-                    arguments={
-                        "path": place,
-                        "state": "directory",
-                        "owner": owner,
-                        "group": group,
-                        "mode": mode,
-                    },
-                )
+            yield from map(standing, lines_of(file))
         case ["etc", "sysctl.d"]:
             yield from kernel(file)
         case ["etc", "tenantfleet", "nftables.d"]:
             yield from packet_filter(file)
+
+
+def standing(line: str) -> Task:
+    """A directory or an empty file that a line of tmpfiles.d asks for.
+
+    Raises:
+        NotTranslatableError: a line of another kind.
+    """
+    kind, place, mode, owner, group, *_ = line.split()
+    arguments = {"owner": owner, "group": group, "mode": mode}
+    match kind:
+        case "d":
+            return Task(module="file", arguments={**arguments, "path": place, "state": "directory"})
+        case "f":  # with what is in it already
+            return Task(module="copy", arguments={**arguments, "dest": place, "force": False}, content="")
+    raise NotTranslatableError(f"tmpfiles.d: {line}")
 
 
 def kernel(file: Arguments) -> Iterator[Task]:

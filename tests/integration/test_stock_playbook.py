@@ -57,7 +57,7 @@ def managed(folder: Path, host: str) -> list[tuple[str, str]]:
 
     found: dict[str, str] = {}
     for task in play["tasks"]:
-        if copy := task.get("ansible.builtin.copy"):
+        if (copy := task.get("ansible.builtin.copy")) and copy.get("force", True):
             found[filled(copy["dest"])] = "file"
         if file := task.get("ansible.builtin.file"):
             found[filled(file["path"])] = file["state"]

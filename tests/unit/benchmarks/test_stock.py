@@ -82,13 +82,18 @@ def test_what_a_file_brings_about_is_managed_too() -> None:
     made = tasks(
         document(
             files=[
-                {"path": "/etc/tmpfiles.d/x.conf", "content": "d /run/x 0750 a b -\n", **OWNER},
+                {
+                    "path": "/etc/tmpfiles.d/x.conf",
+                    "content": "d /run/x 0750 a b -\nf /run/x/y 0640 a b -\n",
+                    **OWNER,
+                },
                 {"path": "/etc/sysctl.d/x.conf", "content": "a.b = 1\n-c = 2\nd.*.e = 3\n", **OWNER},
                 {"path": "/etc/tenantfleet/nftables.d/x.nft", "content": "table inet x {\n}\n", **OWNER},
             ]
         )
     )
     assert ("file", "/run/x") in made
+    assert ("copy", "/run/x/y") in made
     assert ("command", ["/usr/sbin/sysctl", "--values", "a.b"]) in made
     assert ("command", ["/usr/sbin/nft", "--terse", "list", "table", "inet", "x"]) in made
 
