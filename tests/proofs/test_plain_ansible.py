@@ -55,16 +55,3 @@ def test_the_read_only_account_cannot_change_a_tenant(
     assert done.stdout.count("changed=0    unreachable=0    failed=1") == len(provisioned.tenants), (
         done.stdout
     )
-
-
-@pytest.mark.parametrize("playbook", ["tenant_provision.yml", "tenant_decommission.yml"])
-def test_a_playbook_that_changes_hosts_names_the_command_to_use_instead(
-    provisioned: Fleet, source: Path, tmp_path: Path, playbook: str
-) -> None:
-    done = play(provisioned, source, tmp_path / "none", playbook)
-    verb = playbook.removeprefix("tenant_").removesuffix(".yml")
-    assert done.stdout.count("this playbook changes hosts") == len(provisioned.tenants), done.stdout
-    assert f"`tenantfleet {verb}" in done.stdout
-    assert done.stdout.count("ok=0    changed=0    unreachable=0    failed=1") == len(provisioned.tenants), (
-        done.stdout
-    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,8 @@ from tenantfleet.app.progress import Silence
 from tenantfleet.app.provision import Driver
 from tenantfleet.app.verify import detect_drift, verify_tenants
 from tenantfleet.model.errors import InputRefusedError
+
+ROOT = Path(__file__).parents[3]
 
 if TYPE_CHECKING:
     from tests.unit.app.conftest import Fleet
@@ -72,3 +76,29 @@ def test_a_restored_ledger_counts_on_above_its_hosts_and_never_down(fleet: Fleet
     with pytest.raises(InputRefusedError) as caught:
         ledger.count_on(41, now=datetime.now(UTC))
     assert caught.value.code == "run_number.counted"
+
+
+@pytest.mark.parametrize(
+    ("playbook", "command"),
+    [
+        ("tenant_provision.yml", "tenantfleet provision ORDER.yml"),
+        ("tenant_decommission.yml", "tenantfleet decommission TENANT"),
+        ("legacy_cleanup.yml", "tenantfleet legacy-cleanup MACHINE"),
+    ],
+)
+def test_plain_ansible_that_would_change_a_host_is_told_the_command_before_it_connects(
+    tmp_path: Path, playbook: str, command: str
+) -> None:
+    variables = {"ansible_host": "192.0.2.1", "machine_user": "debian", "machine_enrolled": True}
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"tenants": {"hosts": {"acme": variables}}}))
+    argv = [
+        str(ROOT / ".venv/bin/ansible-playbook"),
+        "-i",
+        str(inventory),
+        str(ROOT / "playbooks" / playbook),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "this playbook changes hosts" in done.stdout
+    assert f"`{command}" in done.stdout
+    assert "ok=0    changed=0    unreachable=0    failed=1" in done.stdout
