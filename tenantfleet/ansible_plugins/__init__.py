@@ -1,1 +1,1 @@
-"""What stands behind the shims in inventories/plugins."""
+"""What stands behind the shims in filter_plugins and inventories/plugins."""
