@@ -217,7 +217,7 @@ def kernel(file: Arguments) -> Iterator[Task]:
     )
     yield Task(
         module="command",
-        arguments={"argv": ["/usr/sbin/sysctl", "--load", file["path"]]},
+        arguments={"argv": ["/usr/lib/systemd/systemd-sysctl", file["path"]]},
         keywords={
             "when": f"kernel.stdout_lines | map('split') | map('join', ' ') != {list(wanted.values())!r}"
         },
