@@ -39,7 +39,7 @@ EXCLUDED_CONTENTS = (
     "/var/lib/tenantfleet/activations/*",
     "/opt/tenantfleet/*/activation.json",
     "/etc/shadow",
-    "/var/lib/tenantfleet/run-*",
+    "/var/lib/tenantfleet/run/*",
 )
 # Units that come and go by themselves.
 EXCLUDED_UNITS = (

@@ -32,6 +32,7 @@ class Case:
 
 
 CASES = {
+    "bad-input": Case(about="bad input on a real host (proof 8)", paths=("tests/proofs/test_bad_input.py",)),
     "gateway": Case(
         about="the wrapper on the real gateway, every way around it (proofs 1 and 3)",
         paths=("tenant/safety_wrapper/tests/test_gateway.py",),

@@ -56,6 +56,11 @@ class Spare:
     def fingerprint(self, tenant: str) -> Fingerprint:
         return fingerprint(self.lab, self.name, own={tenant: "<tenant>"})
 
+    def run_number(self) -> int | None:
+        """The run that the host belongs to; None before the first."""
+        said = self.run("cut -d' ' -f1 /var/lib/tenantfleet/run/number 2>/dev/null || true").strip()
+        return int(said) if said else None
+
     def serves_somebody(self) -> bool:
         """Whether a process of a login is alive: a session's, or one that outlived it."""
         logins = Host.load(self.lab, self.name).inside.path / "user.slice/cgroup.events"
