@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,15 @@ class Control:
         made = () if recovery.exists() else ("--recovery-key-file", str(recovery))
         self.run("init", "--settings", str(path), *made)
 
-    def order(self, tenant: str, *, release: str, secrets: dict[str, str], **options: str) -> Path:
+    def order(
+        self,
+        tenant: str,
+        *,
+        release: str,
+        secrets: dict[str, str],
+        tools: Sequence[str] = (),
+        **options: str,
+    ) -> Path:
         """Write a sealed order; return its file. Another call for the same tenant is another order."""
         folder = self.home / "orders"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -91,7 +100,8 @@ class Control:
             **options,
         }
         try:
-            self.run("order", "new", tenant, *(f"--{name}={value}" for name, value in given.items()))
+            chosen = [f"--tool={tool}" for tool in tools]
+            self.run("order", "new", tenant, *(f"--{name}={value}" for name, value in given.items()), *chosen)
         finally:
             plain.unlink()
         return path

@@ -15,8 +15,11 @@ from typing import Any
 from lab import endpoints
 from lab.host import Host
 from lab.state import Lab, LabError, write_whole
+from tenantfleet.app.stacks import tools_of_release
 
 ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ("notes", "pages")
+STACKS = ROOT / "lab/stacks"
 _CERTIFIED_FOR = "-5m:+24h"
 # Where no driver counts runs there is one, which everybody who uses this inventory continues.
 RUN_NUMBER = 1
@@ -24,13 +27,13 @@ _SSH_ITSELF = 255  # exit status of ssh when there is no login
 PRESENT_RUN = f"SetEnv=TENANTFLEET_RUN_NUMBER={RUN_NUMBER}"
 
 
-def publish(lab: Lab) -> str:
-    """Build and publish; return the digest of the release's manifest.
+def publish(lab: Lab, *, stacks: Path = STACKS) -> str:
+    """Build and publish, with the tool stacks of a directory; return the digest of the release's manifest.
 
     Raises LabError with the command's own words.
     """
     place = endpoints.info(lab)
-    built = json.loads(_tenantfleet("release", "build", "--json"))
+    built = json.loads(_tenantfleet("release", "build", "--stacks", str(stacks), "--json"))
     digest = str(built["digest"])
     where = (
         "--store",
@@ -61,6 +64,7 @@ def network(lab: Lab) -> dict[str, Any]:
             "providers": {"addresses": here, "ports": [endpoints.MODEL_PORT]},
             "control_plane": {"addresses": here, "ports": [443]},
         },
+        "tool_destinations": {"feeds": {"addresses": here, "ports": [endpoints.STORE_PORT]}},
     }
 
 
@@ -76,6 +80,12 @@ def _variables(lab: Lab, host: Host) -> dict[str, Any]:
     place = endpoints.info(lab)
     key = _deploy_key(lab)
     release = json.loads((_folder(lab) / "release.json").read_text())
+    tools = tools_of_release(
+        release,
+        _tools(),
+        fetch=lambda sha256, _: (lab.store / f"trees/{sha256}.tar.gz").read_bytes(),
+        destinations=network(lab)["tool_destinations"],
+    )
     return {
         "ansible_host": host.address,
         "ansible_ssh_common_args": f"-F {place['ssh_config']} -o HostKeyAlias={host.name} -o {PRESENT_RUN}",
@@ -97,12 +107,18 @@ def _variables(lab: Lab, host: Host) -> dict[str, Any]:
             "tenant_class": "sandbox",
             "region": host.region,
             "tier": "lite",
-            "tools": [],
+            "tools": list(_tools()),
             "domain": f"{host.name}.lab.test",
             "autonomy": "standard",
             "environment": "dev",
         },
+        **tools.host_vars(),
     }
+
+
+def _tools() -> tuple[str, ...]:
+    """Tool stacks belong into the scenario that is about them; elsewhere they would only cost time."""
+    return TOOLS if os.environ.get("MOLECULE_SCENARIO_NAME") == "tenant_tools" else ()
 
 
 def _folder(lab: Lab) -> Path:

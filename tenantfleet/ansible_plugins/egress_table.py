@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 # nftables' keyword for each version of IP, in the order in which rules are written
 _VERSIONS = {"ip": 4, "ip6": 6}
 _LOOPBACK = {"ip": "127.0.0.1", "ip6": "::1"}
+_INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 _QUOTES = frozenset('"\\\n')
 
 type Row = Mapping[str, Any]
@@ -40,7 +42,7 @@ def output_rules(row: Row) -> list[str]:
     Raises:
         ValueError: a field that nftables could read as something else than meant.
     """
-    return [f"meta skuid {int(row['uid'])} {place} {_tail(row)}" for _, place in _places(row)]
+    return [f"meta skuid {int(row['uid'])} {_device(row)}{place} {_tail(row)}" for _, place in _places(row)]
 
 
 def forward_rules(row: Row) -> list[str]:
@@ -67,6 +69,15 @@ def _places(row: Row) -> Iterator[tuple[str, str]]:
             raise ValueError(f"{addresses!r} is neither loopback, any-public nor a list of addresses")
         elif chosen := of_family(addresses, family):
             yield family, f"{family} daddr {_set_of(chosen)}"
+
+
+def _device(row: Row) -> str:
+    interface = row.get("interface")
+    if interface is None:
+        return ""
+    if _INTERFACE.fullmatch(interface) is None:
+        raise ValueError(f"{interface!r} is no name of an interface")
+    return f'oifname "{interface}" '
 
 
 def _tail(row: Row) -> str:

@@ -32,6 +32,9 @@ class StackFile(Document):
         description="path that answers 2xx when the stack works"
     )
     network: Annotated[str, StringConstraints(pattern=r"^10\.210\.[0-9]{1,3}\.0/24$")]
+    inside: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(
+        default=(), description="ports on which its services reach each other"
+    )
     secrets: tuple[Name, ...] = ()
     destinations: tuple[Name, ...] = Field(
         default=(), description="names of the environment's tool_destinations; all else is refused"
@@ -54,6 +57,11 @@ class Stack:
             name: str(hosts[number + _FIRST_SERVICE - 1])
             for number, name in enumerate(sorted(self.compose.services))
         }
+
+    @property
+    def interface(self) -> str:
+        """The bridge's name on the host, at most 15 characters."""
+        return f"tf-{self.file.network.split('.')[2]}"
 
     @property
     def uids(self) -> frozenset[int]:

@@ -101,6 +101,7 @@ def _variables(one: ReleasedStack) -> dict[str, Any]:
         "upstream": f"{stack.addresses[stack.file.service]}:{stack.file.listen}",
         "health": stack.file.health,
         "network": stack.file.network,
+        "interface": stack.interface,
         "addresses": stack.addresses,
         "secrets": [{"name": name, "uid": uid} for name, uid in sorted(stack.secret_readers.items())],
     }
@@ -113,6 +114,8 @@ def _egress(stack: Stack, policy_ports: frozenset[int]) -> list[dict[str, Any]]:
         "protocols": ["tcp"],
         "ports": [stack.file.listen],
         "addresses": [stack.addresses[stack.file.service]],
+        # a stopped stack has no route of its own: without this its requests would take the default one
+        "interface": stack.interface,
     }
     if stack.file.port not in policy_ports:
         return [nginx]
@@ -134,7 +137,15 @@ def _forward(stack: Stack, destinations: Mapping[str, Any]) -> list[dict[str, An
             code="stack.unknown_destination",
             hint="Say addresses and ports under network.tool_destinations in settings.yml.",
         )
-    return [
+    # hosts whose kernel filters bridges too (br_netfilter) forward between services of one stack
+    inside = {
+        "name": f"{stack.name} inside",
+        "sources": [stack.file.network],
+        "protocols": ["tcp"],
+        "ports": list(stack.file.inside),
+        "addresses": [stack.file.network],
+    }
+    outside = [
         {
             "name": f"{stack.name} to {name}",
             "sources": [stack.file.network],
@@ -144,6 +155,7 @@ def _forward(stack: Stack, destinations: Mapping[str, Any]) -> list[dict[str, An
         }
         for name in stack.file.destinations
     ]
+    return [inside, *outside] if stack.file.inside else outside
 
 
 def _refuse_conflicts(stacks: Sequence[Stack]) -> None:

@@ -34,6 +34,15 @@ def test_loopback_is_bound_to_its_device_and_public_leaves_the_private_ranges_ou
     assert all("daddr != @not_public_" in rule for rule in output_rules({**ROW, "addresses": "any-public"}))
 
 
+def test_a_row_may_be_bound_to_one_interface() -> None:
+    bound = output_rules({**ROW, "interface": "tf-1", "addresses": ["10.210.1.2"]})
+    assert [rule.split(" meta l4")[0] for rule in bound] == [
+        'meta skuid 2103 oifname "tf-1" ip daddr { 10.210.1.2 }'
+    ]
+    with pytest.raises(ValueError, match="no name of an interface"):
+        output_rules({**ROW, "interface": 'x" accept'})
+
+
 def test_a_forward_needs_a_source_of_the_same_family() -> None:
     row = {**ROW, "sources": ["10.89.0.0/24"]}
     assert [rule.split(" meta l4")[0] for rule in forward_rules(row)] == [

@@ -58,12 +58,18 @@ def test_the_agent_gets_a_row_to_a_stack_only_when_the_policy_names_its_port() -
 def test_nginx_alone_reaches_the_service_that_answers_and_only_its_port() -> None:
     (row,) = plan(stack()).egress
     assert (row["user"], row["addresses"], row["ports"]) == ("www-data", ["10.210.1.2"], [8080])
+    assert row["interface"] == "tf-1", "else a stopped stack's requests leave by the default route"
 
 
 def test_a_stack_goes_out_to_its_declared_destinations_only() -> None:
     assert plan(stack()).forward == ()
     (row,) = plan(stack(destinations=("feeds",))).forward
     assert (row["sources"], row["addresses"], row["ports"]) == (["10.210.1.0/24"], ["192.0.2.7"], [443])
+
+
+def test_services_of_a_stack_reach_each_other_on_declared_ports_only() -> None:
+    (row,) = plan(stack(inside=(5432,))).forward
+    assert (row["sources"], row["addresses"], row["ports"]) == (["10.210.1.0/24"], ["10.210.1.0/24"], [5432])
 
 
 def test_a_destination_that_the_environment_does_not_know_is_refused() -> None:
