@@ -84,6 +84,9 @@ def steps(
         yield partial(relink, paths.root / link, target)
     if change.link or change.unlink:
         yield partial(systemctl, "daemon-reload")
+    for name in change.stop:
+        if name not in change.start:  # else systemd remembers as failed what is no longer there
+            yield partial(systemctl, "reset-failed", name, accept=(0, 1))
     yield from starts(change)
 
 

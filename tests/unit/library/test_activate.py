@@ -216,6 +216,19 @@ def test_dependents_that_run_or_come_up_stand_still_while_the_links_move(
     ]
 
 
+def test_systemd_forgets_the_failure_of_a_service_that_goes(
+    activate: ModuleType,
+    paths: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = told_to_systemd(activate, monkeypatch, {"tf-echo.service": "failed"})
+    probe = {"argv": ["/bin/false"], "timeout_s": 0.1}
+    name = lay_down(paths, {"units/tf-echo.service": ""}, services=["tf-echo.service"], probe=probe)
+    assert activate.switch(paths, name, "first").verdict == "failed"
+    gone = told.index("daemon-reload", told.index("start tf-echo.service"))
+    assert told[gone:] == ["daemon-reload", "reset-failed tf-echo.service"]
+
+
 def test_dependents_of_an_activation_with_nothing_to_go_back_to_run_again(
     activate: ModuleType,
     paths: Any,  # noqa: ANN401
