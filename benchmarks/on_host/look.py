@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 TREES = ("/etc", "/opt/tenantfleet", "/usr/local/lib/tenantfleet", "/var/lib/tenantfleet")
+# What the tools for accounts keep of the last change: nobody's state.
+BACKUPS = frozenset(f"/etc/{name}-" for name in ("group", "gshadow", "passwd", "shadow", "subgid", "subuid"))
 # Only themselves: below them the tenant's own programs write.
 PLACES = (
     *("/var/lib/openclaw", "/var/lib/openclaw/workspace", "/var/lib/tf-link", "/var/lib/tf-link/spool"),
@@ -71,7 +73,7 @@ def settings() -> Iterator[tuple[str, str]]:
 
 
 def state() -> dict[str, str]:
-    things = {path: described(path) for root in TREES for path in below(root)}
+    things = {path: described(path) for root in TREES for path in below(root) if path not in BACKUPS}
     things |= {path: described(path) for path in PLACES}
     things |= {f"sysctl {name}": value for name, value in settings()}
     rules = json.loads(said("nft", "--json", "--stateless", "list", "ruleset") or "null", object_hook=lasting)
