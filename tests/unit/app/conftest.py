@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import secrets
 import ssl
 import subprocess
 import threading
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from tenantfleet.model.order import HubOrder
 
-CANARY = "sk-canary-9f3d2e81c4"
+CANARY = f"sk-canary-{secrets.token_hex(12)}"  # its own in each session: others' runs are searched, too
 TENANTFLEET = Path(__file__).parents[3] / ".venv/bin/tenantfleet"
 
 # What the real playbooks look like to the driver, without a host: the same plays, every task on this machine.
@@ -98,6 +99,7 @@ class Fleet:
     gate: Path
     recovery: Secret[str] = field(repr=False)
     hosts: dict[str, GateHost]
+    canary: str = field(default=CANARY, repr=False)
 
     def order(self, tenant_id: str = "acme", **changes: object) -> HubOrder:
         """A sealed order; `changes` are fields of it."""
@@ -114,7 +116,7 @@ class Fleet:
         }
         order = new_order(fields, life=timedelta(hours=1))
         return seal_payload(
-            order, {"provider.openai": Secret(CANARY)}, recipients=self.environment.recipients
+            order, {"provider.openai": Secret(self.canary)}, recipients=self.environment.recipients
         )
 
     def write(self, order: HubOrder, name: str = "order.yml") -> Path:

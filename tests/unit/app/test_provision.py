@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.driver
 
-CANARY = "sk-canary-9f3d2e81c4"
 PATIENCE_S = 90
 
 
@@ -103,8 +102,8 @@ def test_two_orders_are_carried_out_side_by_side_once_each_and_leave_no_secret(
     assert submit(fleet, *orders) == first
     assert len(runs(fleet)) == 2
 
-    assert not files_with(CANARY, tmp_path, Path("/dev/shm"), Path.home() / ".ansible")
-    assert CANARY not in "".join(capfd.readouterr())
+    assert not files_with(fleet.canary, tmp_path, Path("/dev/shm"), Path.home() / ".ansible")
+    assert fleet.canary not in "".join(capfd.readouterr())
     assert {fleet.environment.order_ledger.get(str(order.order_id)).sealed for order in orders} == {None}
 
 
