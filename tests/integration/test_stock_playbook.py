@@ -17,6 +17,7 @@ from lab.state import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 NAME = "st-1"
+GUARDED = "/etc/sudoers.d/tenantfleet"
 # Damage of every kind but packages, harmless to who must log in to repair it.
 BY_HAND = r"""
 import json, os, subprocess, sys
@@ -101,3 +102,8 @@ def test_stock_modules_bring_a_damaged_host_to_the_very_state_that_the_role_set_
 
     assert changed(ways.play(lab, ways.role_set(), inventory)) == 0, "the role set finds nothing left to do"
     assert repaired.differs_from(hosts.look(made)[name]) == []
+
+    damage(host, [("file", GUARDED)])
+    assert changed(ways.play(lab, ways.role_set(), inventory)) > 0
+    mended = as_if_never_restarted(hosts.look(made)[name])
+    assert as_if_never_restarted(before).differs_from(mended) == [], "also what it changes under its guard"
