@@ -20,7 +20,7 @@ NAME = "st-1"
 GUARDED = "/etc/sudoers.d/tenantfleet"
 # Damage of every kind but packages, harmless to who must log in to repair it.
 BY_HAND = r"""
-import json, os, subprocess, sys
+import json, os, sys
 for kind, path in json.load(sys.stdin):
     if kind == "link":
         os.unlink(path)
@@ -31,12 +31,11 @@ for kind, path in json.load(sys.stdin):
     elif kind == "file":
         with open(path, "a") as file:
             file.write("# by hand\n")
-for command in (
-    "nft flush ruleset", "sysctl -qw net.ipv4.tcp_syncookies=0", "gpasswd -d tf-ops tf-ssh",
-    "usermod -s /bin/bash tf-ops", "systemctl disable --now apt-daily.timer", "systemctl stop tf-link",
-):
-    subprocess.run(command.split(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 """
+WHAT_RUNS = (
+    "nft flush ruleset && sysctl -qw net.ipv4.tcp_syncookies=0 && gpasswd -d tf-ops tf-ssh >/dev/null"
+    " && usermod -s /bin/bash tf-ops && systemctl -q disable --now apt-daily.timer && systemctl stop tf-link"
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +77,12 @@ def changed(account: ways.Account) -> int:
 
 
 def damage(host: Host, things: list[tuple[str, str]]) -> None:
-    argv = [hosts.LAB, "exec", host.name, "--", "/usr/bin/python3", "-c", BY_HAND]
-    done = subprocess.run(argv, input=json.dumps(things), text=True, capture_output=True, check=False)
+    on_host(host, "/usr/bin/python3", "-c", BY_HAND, stdin=json.dumps(things))
+
+
+def on_host(host: Host, *argv: str, stdin: str = "") -> None:
+    command = [hosts.LAB, "exec", host.name, "--", *argv]
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -93,6 +96,7 @@ def test_stock_modules_bring_a_damaged_host_to_the_very_state_that_the_role_set_
     _, tuned = ways.stock(tmp_path)
     things = managed(tmp_path, name)
     damage(host, things)
+    on_host(host, "sh", "-c", WHAT_RUNS)
     damaged = before.differs_from(hosts.look(made)[name])
     assert len(damaged) >= len(things), "the damage must be seen, else its repair proves nothing"
 
