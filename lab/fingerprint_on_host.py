@@ -33,8 +33,10 @@ EXCLUDED_FILES = {
     "*/__pycache__/*": "made by running, not by installing",
     "*/.lock": "a lock",
 }
-# Name and mode count, content does not: sealed with the host's own key, or a verdict with its time.
+# Name and mode count, content does not: sealed with the host's own key, a verdict with its time, a run's number, or
+# the environment's own authority.
 EXCLUDED_CONTENTS = (
+    "/etc/ssh/tenantfleet_user_ca.pub",
     "/var/lib/tenantfleet/vault/*",
     "/var/lib/tenantfleet/activations/*",
     "/opt/tenantfleet/*/activation.json",

@@ -32,6 +32,11 @@ class Case:
 
 
 CASES = {
+    "driver-kills": Case(
+        about="the driver killed at ten points of a provision, each on a bare host (proof 9)",
+        paths=("tests/proofs/test_driver_kills.py",),
+        chosen="killed_once",
+    ),
     "bad-input": Case(about="bad input on a real host (proof 8)", paths=("tests/proofs/test_bad_input.py",)),
     "gateway": Case(
         about="the wrapper on the real gateway, every way around it (proofs 1 and 3)",

@@ -56,10 +56,10 @@ class Spare:
     def fingerprint(self, tenant: str) -> Fingerprint:
         return fingerprint(self.lab, self.name, own={tenant: "<tenant>"})
 
-    def run_number(self) -> int | None:
-        """The run that the host belongs to; None before the first."""
-        said = self.run("cut -d' ' -f1 /var/lib/tenantfleet/run/number 2>/dev/null || true").strip()
-        return int(said) if said else None
+    def run_numbers(self) -> set[int]:
+        """The one run that the host belongs to; none before first contact."""
+        said = self.run("cut -d' ' -f1 /var/lib/tenantfleet/run/number 2>/dev/null || true")
+        return set(map(int, said.split()))
 
     def serves_somebody(self) -> bool:
         """Whether a process of a login is alive: a session's, or one that outlived it."""
