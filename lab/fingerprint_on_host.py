@@ -33,7 +33,7 @@ EXCLUDED_FILES = {
     "*/__pycache__/*": "made by running, not by installing",
     "*/.lock": "a lock",
 }
-# Name and mode count, content does not: sealed with the host's own key, a verdict with its time, a run's number, or
+# Name and mode count, content does not: sealed with the host's own key, a verdict with its time, a run's number,
 # the environment's own authority.
 EXCLUDED_CONTENTS = (
     "/etc/ssh/tenantfleet_user_ca.pub",
