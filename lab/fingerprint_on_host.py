@@ -33,8 +33,8 @@ EXCLUDED_FILES = {
     "*/__pycache__/*": "made by running, not by installing",
     "*/.lock": "a lock",
 }
-# Name and mode count, content does not: sealed with the host's own key, a verdict with its time, a run's number,
-# the environment's own authority.
+# Name and mode count, content does not: sealed with a key of the host, a verdict with its time, the number of
+# a run, the authority of an environment.
 EXCLUDED_CONTENTS = (
     "/etc/ssh/tenantfleet_user_ca.pub",
     "/var/lib/tenantfleet/vault/*",
