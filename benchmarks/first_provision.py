@@ -39,7 +39,7 @@ def measure(lab: Lab, name: str, *, say: Say) -> dict[str, Any]:
     shutil.rmtree(home, ignore_errors=True)
     boot_s = reinstalled(name)
     say("publishing the release")
-    control = Control(lab=lab, home=home)
+    control = Control(lab=lab, home=home, hosts=(name,))
     digest = fleet.publish(lab)
     control.init()
     payload = {"provider.openai": f"sk-bench-{secrets.token_hex(16)}"}

@@ -3,8 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,16 @@ PROVIDER = "openai"
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """An environment whose machines are a lab's hosts, or those of `machines`; all of it lies in `home`."""
+    """An environment whose machines are the named hosts of a lab, no others; all of it lies in `home`.
+
+    A lab may hold hosts of somebody else's, and a free machine is whoever's order comes first.
+    """
 
     lab: Lab
     home: Path
-    machines: Path | None = None
+    hosts: tuple[str, ...]
+    # fields of each machine's entry that are to be different, to try what a wrong one does
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, *argv: str) -> list[str]:
         """The words that an operator types."""
@@ -62,7 +67,7 @@ class Control:
             "version": 1,
             "environment": ENVIRONMENT,
             "regions": [REGION],
-            "provider": {"kind": "static", "machines": str(self.machines or place["machines_file"])},
+            "provider": {"kind": "static", "machines": str(self._list_machines())},
             "store_url": place["store_url"],
             "store_ca": place["ca_file"],
             "store_address": place["gateway"],
@@ -75,6 +80,16 @@ class Control:
         write_whole(path, json.dumps(settings, indent=2))  # JSON is YAML, and has no aliases
         made = () if recovery.exists() else ("--recovery-key-file", str(recovery))
         self.run("init", "--settings", str(path), *made)
+
+    def _list_machines(self) -> Path:
+        listed = yaml.safe_load(Path(endpoints.info(self.lab)["machines_file"]).read_text())["machines"]
+        wanted = {f"lab-{host}" for host in self.hosts}
+        machines = [{**machine, **self.changes} for machine in listed if machine["id"] in wanted]
+        if len(machines) != len(wanted):
+            raise LabError(f"the lab has not all of {', '.join(self.hosts)}: `lab up` comes first")
+        path = self.home / "machines.yml"
+        write_whole(path, yaml.safe_dump({"version": 1, "machines": machines}, sort_keys=False))
+        return path
 
     def order(
         self,

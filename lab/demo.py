@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--down", action="store_true", help="remove everything that the demo made")
     given = parser.parse_args()
     lab = Lab.from_environment()
-    control = Control(lab=lab, home=lab.root / "home")
+    control = Control(lab=lab, home=lab.root / "home", hosts=HOSTS)
     story = Story(Console(highlight=False))
     if given.down:
         subprocess.run([str(fleet.ROOT / ".venv/bin/lab"), "down", "--purge"], check=True)

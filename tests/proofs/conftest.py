@@ -39,7 +39,7 @@ def release(lab: Lab) -> str:
 def provisioned(lab: Lab, release: str) -> Iterator[Fleet]:
     home = lab.root / "proofs-home"
     shutil.rmtree(home, ignore_errors=True)
-    control = Control(lab=lab, home=home)
+    control = Control(lab=lab, home=home, hosts=HOSTS)
     control.init()
     payloads = {f"tenant-{host}": new_payload() for host in HOSTS}
     orders = {name: control.order(name, release=release, secrets=values) for name, values in payloads.items()}

@@ -3,16 +3,12 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from lab import endpoints
 from lab.control import Control
 from lab.fingerprint import Fingerprint, fingerprint
 from lab.fleet import ROOT
 from lab.host import Host
-from lab.state import Lab, write_whole
+from lab.state import Lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +41,7 @@ class Spare:
 
     def control(self, home: Path, **changes: str) -> Control:
         """A control plane whose list of machines holds this host alone; `changes` are fields of its entry."""
-        listed = yaml.safe_load(Path(endpoints.info(self.lab)["machines_file"]).read_text())["machines"]
-        entry: dict[str, Any] = next(machine for machine in listed if machine["id"] == self.machine_id)
-        machines = home / "machines.yml"
-        write_whole(machines, yaml.safe_dump({"version": 1, "machines": [{**entry, **changes}]}))
-        control = Control(lab=self.lab, home=home, machines=machines)
+        control = Control(lab=self.lab, home=home, hosts=(self.name,), changes=changes)
         control.init()
         return control
 
