@@ -37,6 +37,10 @@ CASES = {
         paths=("tests/proofs/test_driver_kills.py",),
         chosen="killed_once",
     ),
+    "bad-release": Case(
+        about="releases that fail their probe, with and without a driver (proof 6)",
+        paths=("tests/proofs/test_bad_release.py",),
+    ),
     "bad-input": Case(about="bad input on a real host (proof 8)", paths=("tests/proofs/test_bad_input.py",)),
     "gateway": Case(
         about="the wrapper on the real gateway, every way around it (proofs 1 and 3)",
