@@ -70,7 +70,7 @@ def texts_of(slots: Iterable[Path]) -> bytes:
 
 
 def all_slots(store: Path) -> list[Path]:
-    return [slot for unit in store.parent.iterdir() if unit != store for slot in slots_in(unit)]
+    return [slot for unit in store.parent.glob("*") if unit != store for slot in slots_in(unit)]
 
 
 def slots_in(unit: Path) -> list[Path]:

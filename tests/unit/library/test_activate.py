@@ -382,3 +382,7 @@ def test_an_image_goes_with_the_last_activation_that_names_it(
     effects(activate).point(paths.slots, "current", lay_down(paths, {}, image=images[2]))
     activate.sweep(paths, keep=0)
     assert [argv[-1] for argv in removed] == images[:2]
+
+
+def test_a_machine_that_never_had_a_unit_has_nothing_to_sweep(activate: ModuleType, tmp_path: Path) -> None:
+    activate.sweep(activate.Paths("echo", tmp_path), keep=2)
