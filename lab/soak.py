@@ -42,6 +42,13 @@ CASES = {
         paths=("tests/proofs/test_bad_release.py",),
     ),
     "bad-input": Case(about="bad input on a real host (proof 8)", paths=("tests/proofs/test_bad_input.py",)),
+    "tools": Case(
+        about="tool stacks behind nginx on a whole tenant (proof 11)", paths=("tests/proofs/test_tools.py",)
+    ),
+    "legacy-cleanup": Case(
+        about="an older product taken off a tenant's machine (proof 12)",
+        paths=("tests/proofs/test_legacy_cleanup.py",),
+    ),
     "gateway": Case(
         about="the wrapper on the real gateway, every way around it (proofs 1 and 3)",
         paths=("tenant/safety_wrapper/tests/test_gateway.py",),
