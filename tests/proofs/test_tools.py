@@ -19,6 +19,7 @@ from lab import endpoints, fleet
 from lab.conversation import Agent
 from tests.proofs.tenants import Fleet, Tenant
 from tests.proofs.test_secrets_left_behind import HOST_FOLDERS, SEARCH
+from tests.waiting import wait_until
 
 # not drawn for every commit until it has been green as a whole (docs/status.md)
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -106,8 +107,9 @@ def unnamed_port(tools: Tools) -> Iterator[int]:
         "systemd-run", "--quiet", f"--unit={unit}", "--property=Type=exec", *program
     )
     assert started.returncode == 0, started.stderr
-    tools.agent.on_host(
-        "curl", "--retry", "30", "--retry-connrefused", "--max-time", "1", f"127.0.0.1:{UNNAMED}"
+    wait_until(
+        lambda: bool(tools.agent.on_host("ss", "-Hltn", f"sport = :{UNNAMED}").stdout.strip()),
+        what=f"a listener on {UNNAMED}",
     )
     yield UNNAMED
     tools.agent.on_host("systemctl", "stop", unit)
