@@ -79,6 +79,7 @@ def kill_at(point: KillPoint, control: Control, spare: Spare, *command: str) -> 
         assert driver.poll() is None, f"it ended before {point}:\n{''.join(said[-30:])}"
         if point.inside:
             wait_until(lambda: spare.runs_a_task() or driver.poll() is not None, what=f"a task after {point}")
+            assert driver.poll() is None, f"it ended before a task after {point} was seen"
         driver.kill()
     own = f"tenantfleet-run-{driver.pid}-"
     wait_until(lambda: not processes_with(own), what="no process of the killed driver", story=process_list)

@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
 DECLARED: dict[str, Any] = yaml.safe_load((ROOT / "lab/older_product.yml").read_text())
 NOT_CLEAN, DONE = 20, 0
+# an empty folder that some versions of it make at their start, others do not
+CONTAINERDS_OWN = {"containerd"}
 DATA = {
     "n8n_data/_data/flows.json": '{"flow": "of a customer"}\n',
     "orchestrator_db/_data/rows": "rows of a customer\n",
@@ -145,7 +147,7 @@ def test_a_run_removes_what_is_listed_and_nothing_else(machine: Machine) -> None
     ]
     assert machine.sh("docker images --format '{{.Repository}}'").split() == ["older/shop"]
     assert machine.data() == DATA
-    assert set(machine.sh("ls /opt").split()) == {"containerd", "shop", "tenantfleet"}
+    assert set(machine.sh("ls /opt").split()) - CONTAINERDS_OWN == {"shop", "tenantfleet"}
     assert machine.sh("crontab -l").splitlines() == [
         "# the older product",
         "@daily /usr/local/bin/report --password hunter2",
@@ -157,6 +159,7 @@ def test_what_nobody_listed_survives_and_is_reported_without_its_secrets(machine
     code, host = machine.clean("--dry-run")
     assert code == NOT_CLEAN
     assert named(host, "remove") == set()
+    (line, _, _) = machine.sh("grep -n @daily /var/spool/cron/crontabs/root").partition(":")
     assert named(host, "unknown") == {
         "project shop",
         "container shop-web-1",
@@ -165,7 +168,7 @@ def test_what_nobody_listed_survives_and_is_reported_without_its_secrets(machine
         "image older/shop:1",
         "nginx site shop",
         "path /opt/shop",
-        "crontab root: line 2: @daily /usr/local/bin/report …",
+        f"crontab root: line {line}: @daily /usr/local/bin/report …",
     }
     assert "hunter2" not in json.dumps(host)
     assert machine.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8083/") == "204"
@@ -214,8 +217,7 @@ def test_docker_goes_when_nobody_needs_it_and_kept_data_stays_on_disk(machine: M
     }
     code, host = machine.clean()
     assert (code, host["changed"], named(host, "unknown")) == (DONE, 0, set())
-    assert named(host, "keep") == {
-        "path /opt/containerd",
+    assert named(host, "keep") - {"path /opt/containerd"} == {
         "volume n8n_data",
         "volume orchestrator_db",
         "volume shop_data",
