@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from link.config import ConfigError, load_config
 from link.envelope import EnvelopeError, Json, opened
+from link.health import complaints
 from link.service import serve
 
 FRESH_S = 120  # docs/contracts/host.md beats every 30 s; two minutes is the promise of freshness
+LOOK_AGAIN_S = 0.5
 CONFIG = Path("/opt/tenantfleet/link/current/config/link.json")
 
 
@@ -24,9 +27,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "verify":
-            document = verified(
-                options.file, options.key or options.file.with_name("node_key.pub"), fresh=options.fresh
-            )
+            document = checked(options)
             sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
         else:
             logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -45,7 +46,38 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("file", type=Path)
     verify.add_argument("--key", type=Path, help="public key in PEM (default: node_key.pub beside the file)")
     verify.add_argument("--fresh", action="store_true", help=f"refuse a heartbeat older than {FRESH_S} s")
+    verify.add_argument("--well", metavar="TENANT", help="refuse one of which not all is well, or another's")
+    verify.add_argument("--within", metavar="S", type=float, default=0, help="wait for one that is well")
     return parser
+
+
+def checked(options: argparse.Namespace) -> dict[str, Json]:
+    """Return the document of the first heartbeat that passes.
+
+    A heartbeat is a look at one moment: what it found wrong may be over, and only the next one says so.
+
+    Raises:
+        OSError, EnvelopeError: none passed in time; the last one's reason.
+    """
+    key = options.key or options.file.with_name("node_key.pub")
+    deadline = time.monotonic() + options.within
+    while True:
+        try:
+            document = verified(options.file, key, fresh=options.fresh)
+            if options.well:
+                refuse_unwell(document, tenant_id=options.well)
+        except (EnvelopeError, OSError):
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            return document
+        time.sleep(LOOK_AGAIN_S)
+
+
+def refuse_unwell(document: dict[str, Json], *, tenant_id: str) -> None:
+    """Raise EnvelopeError with all that is wrong, if anything is."""
+    if found := complaints(document, tenant_id=tenant_id):
+        raise EnvelopeError(f"heartbeat {document.get('sequence')}: {'; '.join(found)}")
 
 
 def verified(file: Path, key: Path, *, fresh: bool) -> dict[str, Json]:

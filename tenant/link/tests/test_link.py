@@ -12,15 +12,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from link.command import verified
 from link.config import Config, ConfigError, config_of
-from link.envelope import EnvelopeError, canonical, opened, private_key, seal
+from link.envelope import EnvelopeError, canonical, opened, private_key, public_pem, seal
+from link.health import complaints
 from link.observation import figures_of
 from link.service import Link
+from link.spool import write_whole
 
 TREE = Path(__file__).resolve().parents[1]
 STATUS = {"admission": "open", "reason": "", "runs_live": 1, "ratio": 0.5, "counters": {"runs": 7}}
@@ -217,6 +220,51 @@ def test_an_old_heartbeat_is_not_fresh(lonely: Config, key: Ed25519PrivateKey, t
     assert verified(file, lonely.spool / "node_key.pub", fresh=False)
     with pytest.raises(EnvelopeError, match="s old"):
         verified(file, lonely.spool / "node_key.pub", fresh=True)
+
+
+WELL = {
+    "tenant_id": "acme",
+    "sequence": 7,
+    "admission": {"admission": "open", "reason": ""},
+    "parts": {"egress": "up", "wrapper": "up"},
+    "self_tests": {"redaction": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("ill", "complaint"),
+    [
+        ({"tenant_id": "other"}, "it is the heartbeat of other, not of acme"),
+        ({"admission": {"admission": "closed", "reason": "r"}}, "the wrapper's admission is closed: r"),
+        ({"admission": {}}, "the wrapper's admission is unknown: no reason given"),
+        ({"parts": {"egress": "up", "openclaw": "down"}}, "openclaw is down"),
+        ({"parts": {}}, "it names no part"),
+        ({"self_tests": {"redaction": 1}}, "the redaction's self-test is not green"),
+        ({"self_tests": None}, "the redaction's self-test is not green"),
+    ],
+)
+def test_each_thing_that_is_not_well_is_said(ill: dict[str, Any], complaint: str) -> None:
+    assert complaints(WELL, tenant_id="acme") == []
+    assert complaints({**WELL, **ill}, tenant_id="acme") == [complaint]
+
+
+def test_a_check_waits_for_the_beat_that_says_that_it_is_over(tmp_path: Path, key: Ed25519PrivateKey) -> None:
+    file = tmp_path / "heartbeat.json"
+    (tmp_path / "node_key.pub").write_bytes(public_pem(key))
+    ill = seal({**WELL, "admission": {"admission": "closed", "reason": "digest"}}, key)
+    file.write_bytes(ill)
+    command = [sys.executable, "-B", str(TREE), "verify", "--well=acme", str(file)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "tf-link: heartbeat 7: the wrapper's admission is closed: digest\n"
+    os.mkfifo(file.with_name("looked"))
+    file.unlink()
+    file.symlink_to("looked")
+    with subprocess.Popen([*command, "--within=120"], stdout=subprocess.PIPE, text=True) as waiting:
+        file.with_name("looked").write_bytes(ill)  # returns when the check has opened it
+        write_whole(file, seal(WELL, key))
+        said, _ = waiting.communicate(timeout=120)
+    assert (waiting.returncode, json.loads(said)["sequence"]) == (0, 7)
 
 
 def process_key(directory: Path, key: Ed25519PrivateKey) -> None:
