@@ -61,6 +61,10 @@ CASES = {
         about="a host locks us out and comes back (proof 10)",
         paths=("tests/integration/test_lockout_drills.py",),
     ),
+    "stock-modules": Case(
+        about="stock modules bring a damaged host to the very state that the role set made",
+        paths=("tests/integration/test_stock_playbook.py",),
+    ),
     "activations": Case(
         about="switches of a unit on a host, killed and broken (proof 6)",
         paths=("tests/integration/test_release_slot_on_host.py",),

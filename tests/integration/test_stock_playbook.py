@@ -15,7 +15,7 @@ from lab import world
 from lab.host import Host
 from lab.state import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(1500)]
 NAME = "st-1"
 GUARDED = "/etc/sudoers.d/tenantfleet"
 # Damage of every kind but packages, harmless to who must log in to repair it.

@@ -21,8 +21,7 @@ from tests.proofs.tenants import Fleet, Tenant
 from tests.proofs.test_secrets_left_behind import HOST_FOLDERS, SEARCH
 from tests.waiting import wait_until
 
-# not drawn for every commit until it has been green as a whole (docs/status.md)
-pytestmark = [pytest.mark.lab, pytest.mark.soak]
+pytestmark = pytest.mark.lab
 
 NOTES, PAGES, UNNAMED = 18901, 18902, 18950
 NOTES_API, NOTES_DB, PAGES_WEB = "10.210.1.2", "10.210.1.3", "10.210.2.2"
