@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from link.command import verified
 from link.config import Config, ConfigError, config_of
-from link.envelope import EnvelopeError, canonical, opened, private_key, public_pem, seal
+from link.envelope import EnvelopeError, Json, canonical, opened, private_key, public_pem, seal
 from link.health import complaints
 from link.observation import figures_of
 from link.service import Link
@@ -222,7 +222,7 @@ def test_an_old_heartbeat_is_not_fresh(lonely: Config, key: Ed25519PrivateKey, t
         verified(file, lonely.spool / "node_key.pub", fresh=True)
 
 
-WELL = {
+WELL: dict[str, Json] = {
     "tenant_id": "acme",
     "sequence": 7,
     "admission": {"admission": "open", "reason": ""},
