@@ -40,6 +40,7 @@ CASES = {
     "bad-release": Case(
         about="releases that fail their probe, with and without a driver (proof 6)",
         paths=("tests/proofs/test_bad_release.py",),
+        chosen="every_unit or first_activation",
     ),
     "bad-input": Case(about="bad input on a real host (proof 8)", paths=("tests/proofs/test_bad_input.py",)),
     "tools": Case(

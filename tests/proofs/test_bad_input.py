@@ -3,7 +3,10 @@
 One bare host serves all cases. More kinds of bad orders are tried without a host in tests/unit/app.
 """
 
+import hashlib
 import json
+import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,8 @@ import yaml
 from lab import endpoints
 from lab.control import Control
 from lab.fingerprint import differences
+from tenantfleet.release.build import manifest_in, tree_in
+from tenantfleet.release.manifest import parse_manifest
 from tests.proofs.spare import Spare
 from tests.proofs.tenants import new_payload
 
@@ -152,6 +157,36 @@ def test_bad_orders_never_reach_the_host(
 def refused_as(control: Control, order: str) -> tuple[int, str]:
     code, failure = refusal(control, "provision", order)
     return code, failure["code"]
+
+
+def with_another_tree(control: Control, release: str, unit: str) -> str:
+    """A release that names a tree by a digest that the bytes in the store do not have."""
+    store = Path(endpoints.info(control.lab)["store_dir"])
+    manifest = parse_manifest(manifest_in(store, release.removeprefix("sha256:")).read_bytes())
+    good = manifest.tree(unit)
+    lie = good.model_copy(update={"sha256": hashlib.sha256(secrets.token_bytes(32)).hexdigest()})
+    shutil.copyfile(tree_in(store, good.sha256), tree_in(store, lie.sha256))
+    forged = manifest.model_copy(update={"units": {**manifest.units, unit: lie}})
+    manifest_in(store, forged.digest).write_bytes(forged.canonical())
+    return f"sha256:{forged.digest}"
+
+
+def test_a_tree_that_is_not_what_its_digest_says_is_never_unpacked(
+    spare: Spare, release: str, tmp_path: Path
+) -> None:
+    control = spare.control(tmp_path / "home")
+    forged = with_another_tree(control, release, "egress_proxy")
+    order = control.order(TENANT, release=forged, secrets=new_payload())
+    try:
+        code, failure = refusal(control, "provision", str(order))
+        assert (code, failure["code"]) == (20, "run.failed")
+        assert "the content has another digest than its name" in failure["cause"]
+        assert spare.run("ls /opt/tenantfleet/egress_proxy 2>&1 || true").endswith(
+            "No such file or directory\n"
+        )
+        assert spare.run("systemctl list-unit-files --no-legend 'tf-egress*' 'openclaw*' || true") == ""
+    finally:
+        spare.reinstall()  # the next one finds a host that is nobody's
 
 
 def test_an_environment_without_tenants_has_nothing_to_verify(spare: Spare, tmp_path: Path) -> None:
