@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 DEPLOY_ACCOUNT = "tf-deploy"
 _SIDE_BY_SIDE = 10
+_SSHD_RELOADS_WITHIN_S = 60
+_ASK_AGAIN_S = 0.5
 _NOT_TAKEN = {
     Answer.REFUSED: HostState.FENCED,
     Answer.FAILED: HostState.FAILED,
+    Answer.ENROLMENT_TAKEN_BACK: HostState.FAILED,
     Answer.LOGIN_REFUSED: HostState.UNREACHABLE,
     Answer.WRONG_HOST_KEY: HostState.UNREACHABLE,
     Answer.UNREACHABLE: HostState.UNREACHABLE,
@@ -50,7 +54,7 @@ class Takeover:
         ready: list[Target] = []
         left_out: list[HostOutcome] = []
         with ThreadPoolExecutor(max_workers=_SIDE_BY_SIDE) as pool:
-            answers = pool.map(lambda target: self._gate(target.machine).take_over(self.run_number), targets)
+            answers = pool.map(lambda target: self._take_over(target.machine), targets)
             for target, (answer, words) in zip(targets, answers, strict=True):
                 if answer is Answer.ACCEPTED:
                     if not target.enrolled:
@@ -65,6 +69,18 @@ class Takeover:
                         HostOutcome(host=target.machine.id, state=_NOT_TAKEN[answer], reason=words)
                     )
         return tuple(ready), tuple(left_out)
+
+    def _take_over(self, machine: Machine) -> tuple[Answer, str]:
+        """The gate's answer; where an enrolment was taken back, the one after sshd has heard of it."""
+        gate = self._gate(machine)
+        answer, words = gate.take_over(self.run_number)
+        deadline = time.monotonic() + _SSHD_RELOADS_WITHIN_S
+        while answer is Answer.ENROLMENT_TAKEN_BACK and time.monotonic() < deadline:
+            answer, words = gate.still_ours()
+            if answer is not Answer.LOGIN_REFUSED:
+                answer = Answer.ENROLMENT_TAKEN_BACK
+                time.sleep(_ASK_AGAIN_S)
+        return answer, words
 
     def explain(self, outcome: RunOutcome, targets: Sequence[Target]) -> RunOutcome:
         """The same outcome, in which hosts that a newer run took away meanwhile count as fenced.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OLDER_TASKS_GET_S = 120  # then the host kills them: a package or an image takes less
 _KILL_TAKES_S = 60
+_NOT_ENROLLED = 73  # run-acquire, docs/contracts/host.md
 _SSH_ITSELF = 255  # ssh(1): exit status of the remote command, or 255 if an error occurred
 _REFUSALS = frozenset({74, 75, 76, 77, 78, 79})  # run-gate and run-acquire, docs/contracts/host.md
 _DIES_WITH_DRIVER = ("setpriv", "--pdeathsig", "KILL", "--", "ssh")
@@ -27,6 +28,7 @@ class Answer(StrEnum):
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
+    ENROLMENT_TAKEN_BACK = "enrolment_taken_back"
     LOGIN_REFUSED = "login_refused"
     WRONG_HOST_KEY = "wrong_host_key"
     UNREACHABLE = "unreachable"
@@ -98,6 +100,8 @@ class Gate:
 def _answer(exit_code: int, stderr: str) -> Answer:
     if exit_code == 0:
         return Answer.ACCEPTED
+    if exit_code == _NOT_ENROLLED:
+        return Answer.ENROLMENT_TAKEN_BACK
     if exit_code in _REFUSALS:
         return Answer.REFUSED
     if "Host key verification failed" in stderr:

@@ -117,6 +117,36 @@ def test_only_the_run_that_took_the_host_over_runs_tasks(runs: Runs) -> None:
     assert runs.take_over(run).returncode == 0, "the same run may ask again"
 
 
+GUARD = "/usr/local/lib/tenantfleet/lockout-guard"
+SUDOERS = "/etc/sudoers.d/tenantfleet"
+
+
+def test_a_change_that_an_older_run_did_not_prove_is_taken_back_before_the_next_task(runs: Runs) -> None:
+    runs.taken()
+    before = runs.as_root("cat /etc/ssh/sshd_config")
+    runs.as_root(f"{GUARD} arm 600 /etc/ssh/sshd_config && echo '# half a change' >> /etc/ssh/sshd_config")
+    run = runs.taken()
+    assert runs.host.ssh("echo done", run=run).stdout == "done\n"
+    assert runs.as_root("cat /etc/ssh/sshd_config") == before
+    assert runs.as_root("ls /var/lib/tenantfleet/lockout").split() == ["lock"]
+
+
+def test_an_enrolment_that_nobody_proved_is_taken_back_and_said(runs: Runs) -> None:
+    """As a driver leaves a host that dies between the change of sudo and the login that proves it."""
+    runs.taken()
+    runs.as_root(
+        f"cp -a {SUDOERS} /run/kept && rm {SUDOERS} && {GUARD} arm 600 {SUDOERS} && cp -a /run/kept {SUDOERS}"
+    )
+    try:
+        done = runs.take_over(runs.next())
+        assert done.returncode == 73, done.stderr
+        assert "never proved and is taken back" in done.stderr
+        assert runs.as_root(f"ls {SUDOERS} 2>/dev/null || true") == ""
+    finally:
+        runs.as_root(f"cp -a /run/kept {SUDOERS}")
+    assert runs.take_over(runs.next()).returncode == 0
+
+
 def test_reading_needs_no_number(runs: Runs) -> None:
     assert runs.host.ssh("cat", RECORD, user="tf-ops", run=None).returncode == 0
 

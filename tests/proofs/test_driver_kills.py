@@ -143,6 +143,17 @@ def test_a_driver_that_was_killed_three_times_makes_the_host_of_an_undisturbed_o
     assert_killed_drivers_change_nothing(provisioned, spare, points, tmp_path / "home")
 
 
+@pytest.mark.parametrize("last", ["Survey the accounts and the guard", "SSH, sudo and firewall"])
+def test_a_driver_that_was_killed_under_the_lock_out_guard_is_no_hindrance(
+    provisioned: Fleet, spare: Spare, tmp_path: Path, last: str
+) -> None:
+    """The guard is armed and nothing is changed; or the host is enrolled and nobody has proved it."""
+    (line,) = (line for line in recorded_lines(provisioned, spare) if line.endswith(f"guard | {last}"))
+    assert_killed_drivers_change_nothing(
+        provisioned, spare, [KillPoint(line=line, inside=True)], tmp_path / "home"
+    )
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("number", range(POINTS_OF_SOAK))
 def test_a_driver_that_was_killed_once_makes_the_host_of_an_undisturbed_one(

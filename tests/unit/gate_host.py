@@ -45,6 +45,7 @@ class GateHost:
         moved = {
             "/var/lib/tenantfleet/run": str(self.state),
             "/usr/local/lib/tenantfleet/run-acquire": str(root / "run-acquire"),
+            "/var/lib/tenantfleet/lockout": str(root / "lockout"),
             "/usr/bin/sudo": str(root / "sudo"),
             "/usr/bin/systemd-run": str(root / "systemd-run"),
             "/sys/fs/cgroup": str(root / "cgroup"),

@@ -10,8 +10,12 @@ the control group of the asking session: it alone is spared. Tasks of older runs
 slice of the deployment account, also what became root by sudo or closed its descriptors; services and
 systemd's transient jobs live elsewhere.
 
-Exit: 0 the host is the run's; 2 usage, or asked from inside the account's slice; 74 the number cannot be
-stored; 75 older tasks do not end; 77 a newer run has the host; 79 no valid record.
+A change of SSH, sudo or firewall that an older run left without its proof is taken back here and now, rather
+than by its timer under the feet of this run. If that was the enrolment itself, the host is nobody's again.
+
+Exit: 0 the host is the run's; 2 usage, or asked from inside the account's slice; 73 the enrolment was never
+proved and is taken back; 74 the number cannot be stored; 75 older tasks do not end; 77 a newer run has the
+host; 79 no valid record.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import contextlib
 import fcntl
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,7 +41,10 @@ ACCOUNT_SLICE = CGROUPS / "user.slice/user-2105.slice"  # of uid 2105, docs/cont
 RECORD = re.compile(r"([1-9][0-9]{0,14}) (acquired|acquiring)\n?")
 KILL_S = 15.0
 POLL_S = 0.05
-USAGE, STORE_FAILED, TASKS_LEFT, NEWER_RUN, NO_RECORD = 2, 74, 75, 77, 79
+USAGE, NOT_ENROLLED, STORE_FAILED, TASKS_LEFT, NEWER_RUN, NO_RECORD = 2, 73, 74, 75, 77, 79
+ARMED = Path("/var/lib/tenantfleet/lockout/armed.json")  # of lockout-guard: a change that waits for its proof
+TAKE_BACK = ("/usr/local/lib/tenantfleet/lockout-guard", "revert")
+SUDOERS = Path("/etc/sudoers.d/tenantfleet")  # without it the deployment account can do nothing
 
 
 class RefusedError(Exception):
@@ -188,6 +196,20 @@ def refuse_wrong_place(session: Path | None) -> None:
         )
 
 
+def take_back_unproved() -> bool:
+    """Undo what an older run, dead by now, changed under the lock-out guard without proof; was there any?"""
+    if not ARMED.exists():
+        return False
+    done = subprocess.run(TAKE_BACK, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RefusedError(
+            TASKS_LEFT,
+            f"an older run's change of SSH, sudo or firewall cannot be taken back ({done.stderr.strip()}): "
+            "reboot the host, then hand the order in again",
+        )
+    return True
+
+
 def acquire(number: int, seconds: float, *, repair: bool, session: Path | None) -> None:
     refuse_wrong_place(session)
     if announce(number, repair=repair) == "acquired":
@@ -202,7 +224,13 @@ def acquire(number: int, seconds: float, *, repair: bool, session: Path | None) 
                 f"tasks of an older run do not end ({', '.join(left) or 'they hold the lock'}): "
                 "reboot the host, then hand the order in again",
             )
+        taken_back = take_back_unproved()
         complete(number)
+    if taken_back and not repair and not SUDOERS.exists():
+        raise RefusedError(
+            NOT_ENROLLED,
+            "the enrolment of this host was never proved and is taken back: enrol it again by first contact",
+        )
 
 
 def main() -> int:
