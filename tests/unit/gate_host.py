@@ -46,6 +46,8 @@ class GateHost:
             "/var/lib/tenantfleet/run": str(self.state),
             "/usr/local/lib/tenantfleet/run-acquire": str(root / "run-acquire"),
             "/var/lib/tenantfleet/lockout": str(root / "lockout"),
+            "/usr/local/lib/tenantfleet/lockout-guard": str(root / "lockout-guard"),
+            "/etc/sudoers.d/tenantfleet": str(root / "sudoers"),
             "/usr/bin/sudo": str(root / "sudo"),
             "/usr/bin/systemd-run": str(root / "systemd-run"),
             "/sys/fs/cgroup": str(root / "cgroup"),
@@ -61,6 +63,15 @@ class GateHost:
                 text = text.replace(place, ours)  # noqa: PLW2901 - one replacement after the other
             (root / name).write_text(text)
             (root / name).chmod(0o755)
+
+    def arm(self, *, enrolled: bool, guard: str) -> None:
+        """Leave a change that nobody proved, under a lock-out guard that does as the shell script says."""
+        (self.root / "lockout").mkdir()
+        (self.root / "lockout/armed.json").touch()
+        (self.root / "lockout-guard").write_text(f"#!/bin/sh\n{guard}\n")
+        (self.root / "lockout-guard").chmod(0o755)
+        if enrolled:
+            (self.root / "sudoers").touch()
 
     def record(self) -> str:
         return (self.state / "number").read_text()

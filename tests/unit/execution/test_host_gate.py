@@ -51,6 +51,28 @@ def test_a_host_without_a_valid_record_is_refused_and_not_taken_for_a_new_one(
     assert "--repair 4 120" in words
 
 
+@pytest.mark.parametrize(
+    ("enrolled", "answer", "words"),
+    [(True, Answer.ACCEPTED, ""), (False, Answer.ENROLMENT_TAKEN_BACK, "enrol it again by first contact")],
+)
+def test_a_change_that_nobody_proved_is_taken_back_and_an_enrolment_is_named(
+    host: GateHost, tmp_path: Path, enrolled: bool, answer: Answer, words: str
+) -> None:
+    host.arm(enrolled=enrolled, guard=f"[ $1 = revert ] && rm {host.root}/lockout/armed.json")
+    said, why = gate(tmp_path, 4).take_over(4)
+    assert (said, words in why) == (answer, True), why
+    assert not (host.root / "lockout/armed.json").exists()
+    assert host.record() == "4 acquired\n"
+
+
+def test_a_change_that_cannot_be_taken_back_keeps_the_gate_shut(host: GateHost, tmp_path: Path) -> None:
+    host.arm(enrolled=True, guard="echo no room >&2; exit 1")
+    answer, words = gate(tmp_path, 4).take_over(4)
+    assert answer is Answer.REFUSED
+    assert "cannot be taken back (no room): reboot the host" in words
+    assert host.record() == "4 acquiring\n"
+
+
 def test_a_machine_without_an_ssh_program_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
