@@ -56,7 +56,7 @@ def test_a_host_without_a_valid_record_is_refused_and_not_taken_for_a_new_one(
     [(True, Answer.ACCEPTED, ""), (False, Answer.ENROLMENT_TAKEN_BACK, "enrol it again by first contact")],
 )
 def test_a_change_that_nobody_proved_is_taken_back_and_an_enrolment_is_named(
-    host: GateHost, tmp_path: Path, enrolled: bool, answer: Answer, words: str
+    host: GateHost, tmp_path: Path, *, enrolled: bool, answer: Answer, words: str
 ) -> None:
     host.arm(enrolled=enrolled, guard=f"[ $1 = revert ] && rm {host.root}/lockout/armed.json")
     said, why = gate(tmp_path, 4).take_over(4)
