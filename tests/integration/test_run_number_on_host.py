@@ -129,6 +129,7 @@ def test_a_change_that_an_older_run_did_not_prove_is_taken_back_before_the_next_
     assert runs.host.ssh("echo done", run=run).stdout == "done\n"
     assert runs.as_root("cat /etc/ssh/sshd_config") == before
     assert runs.as_root("ls /var/lib/tenantfleet/lockout").split() == ["lock"]
+    assert runs.as_root("systemctl list-timers --all --no-legend tf-lockout-revert.timer") == ""
 
 
 def test_an_enrolment_that_nobody_proved_is_taken_back_and_said(runs: Runs) -> None:
