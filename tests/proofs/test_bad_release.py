@@ -164,6 +164,7 @@ def test_a_release_that_fails_its_probe_leaves_the_previous_one_running(
 def test_a_first_activation_that_fails_leaves_nothing_half_started(
     spare: Spare, publish: Publish, tmp_path: Path
 ) -> None:
+    spare.reinstall()
     spare.run(f"touch {MAY_END}")
     control = spare.control(tmp_path / "home")
     order = control.order("tenant-new", release=publish("egress_proxy"), secrets=new_payload())
