@@ -1,6 +1,7 @@
 """What playbooks need besides hosts, where no driver gives it: a published release, certificates, variables.
 
-`python -m lab.fleet publish` builds this repository's release and puts it into the lab's store and registry;
+`python -m lab.fleet publish` builds this repository's release, puts it into the lab's store and registry, and
+makes it the inventory's;
 `python -m lab.fleet inventory` is an inventory of the lab's hosts, with what the driver would tell them.
 """
 
@@ -44,8 +45,6 @@ def publish(lab: Lab, *, stacks: Path = STACKS) -> str:
         place["ca_file"],
     )
     _tenantfleet("release", "publish", digest, *where, "--json")
-    release = {**built["manifest"], "manifest_sha256": digest.removeprefix("sha256:")}
-    write_whole(_folder(lab) / "release.json", json.dumps(release))
     return digest
 
 
@@ -70,7 +69,7 @@ def network(lab: Lab) -> dict[str, Any]:
 
 def inventory(lab: Lab, *, only: str | None) -> dict[str, Any]:
     """All hosts that run, or the one named, in the group `tenants`; none before there is a release."""
-    known = Host.all(lab) if (_folder(lab) / "release.json").exists() else []
+    known = Host.all(lab) if _inventory_release(lab).exists() else []
     hosts = [host for host in known if host.running and only in {None, host.name}]
     variables = {f"lab-{host.name}": _variables(lab, host) for host in hosts}
     return {"tenants": {"hosts": list(variables)}, "_meta": {"hostvars": variables}}
@@ -79,7 +78,9 @@ def inventory(lab: Lab, *, only: str | None) -> dict[str, Any]:
 def _variables(lab: Lab, host: Host) -> dict[str, Any]:
     place = endpoints.info(lab)
     key = _deploy_key(lab)
-    release = json.loads((_folder(lab) / "release.json").read_text())
+    digest = _inventory_release(lab).read_text().removeprefix("sha256:")
+    manifest = json.loads((lab.store / f"manifests/{digest}.json").read_bytes())
+    release = {**manifest, "manifest_sha256": digest}
     tools = tools_of_release(
         release,
         _tools(),
@@ -125,6 +126,11 @@ def _folder(lab: Lab) -> Path:
     folder = lab.root / "fleet"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def _inventory_release(lab: Lab) -> Path:
+    """Where the digest of the inventory's release is kept; whoever else publishes here leaves it alone."""
+    return _folder(lab) / "release"
 
 
 def _payload(lab: Lab, host: Host) -> Path:
@@ -199,7 +205,9 @@ def main() -> None:
     command = sys.argv[1] if sys.argv[1:] else ""
     try:
         if command == "publish":
-            print(publish(lab))  # noqa: T201 (the command's output)
+            digest = publish(lab)
+            write_whole(_inventory_release(lab), digest)
+            print(digest)  # noqa: T201 (the command's output)
         elif command == "inventory":  # Ansible adds --list
             scenario = os.environ.get("MOLECULE_SCENARIO_NAME")
             only = f"m-{scenario.replace('_', '-')}" if scenario else None
