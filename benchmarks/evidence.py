@@ -26,7 +26,9 @@ def circumstances() -> dict[str, Any]:
     pin = read_pin(ROOT / "tenant/openclaw")
     return {
         "commit": _said("git", "rev-parse", "HEAD"),
-        "tree_changed": bool(_said("git", "status", "--porcelain", "--untracked-files=no")),
+        "tree_changed": bool(
+            _said("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/evidence")
+        ),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "load_before": [round(load, 2) for load in os.getloadavg()],

@@ -3,12 +3,15 @@
 A marker `drawn(kind)` names a case's class of faults. `--draw` runs half of such cases, and of each kind one,
 other ones at every commit; `script/soak` runs all. Cases marked `soak` run with `--soak` only. What was left
 out is listed as not run: it is neither passed nor skipped.
+
+`python -m lab.draw TOPIC COUNT NAME...` draws among names for a script, by the same seed.
 """
 
 import json
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,3 +121,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         config.pluginmanager.register(_Recorder(path))
+
+
+if __name__ == "__main__":
+    topic, count, *names = sys.argv[1:]
+    print("\n".join(chooser(topic).sample(sorted(names), int(count))))  # noqa: T201 (the command's output)

@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.lab_hosts import LAB, ROOT
+from tests.lab_hosts import LAB, ROOT, fresh_host, lab
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 RUN = 1
@@ -140,3 +142,22 @@ class BaselinedHost:
             within_s=within_s,
         )
         return time.monotonic() - start
+
+
+@contextmanager
+def enrolled_host(name: str, directory: Path) -> Iterator[BaselinedHost]:
+    """A fresh host that this run has enrolled, and that only the lab's own network may speak to."""
+    fresh_host(name)
+    info = json.loads(lab("info", "--json"))
+    gateways = [info["gateway"], info["gateway6"]]
+    host = BaselinedHost(name=name, directory=directory)
+    host.variables.update(
+        baseline_ssh_user_ca=[host.make_authority()],
+        baseline_admin_networks=[info["subnet"], info["subnet6"]],
+        baseline_destinations={"resolvers": {"addresses": gateways, "ports": [53]}},
+    )
+    host.certify()
+    run = host.converge(user="debian")
+    assert run.returncode == 0, run.output
+    yield host
+    lab("down", name)

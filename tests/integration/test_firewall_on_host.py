@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.baselined_host import BaselinedHost
-from tests.lab_hosts import cut_the_power, fresh_host, lab
+from tests.lab_hosts import cut_the_power
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.integration.baselined_host import BaselinedHost
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-NAME = "firewall"
 TABLE = "inet tenantfleet"
 OLD_LISTING = f"nft -s list table {TABLE} | sed '1i delete table {TABLE}'"
 ALTERATIONS = {
@@ -28,22 +26,9 @@ ALTERATIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    fresh_host(NAME)
-    info = json.loads(lab("info", "--json"))
-    gateways = [info["gateway"], info["gateway6"]]
-    host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp(NAME))
-    host.variables.update(
-        baseline_ssh_user_ca=[host.make_authority()],
-        baseline_admin_networks=[info["subnet"], info["subnet6"]],
-        baseline_destinations={"resolvers": {"addresses": gateways, "ports": [53]}},
-    )
-    host.certify()
-    first = host.converge(user="debian")
-    assert first.returncode == 0, first.output
-    yield host
-    lab("down", NAME)
+@pytest.fixture
+def host(enrolled: BaselinedHost) -> BaselinedHost:
+    return enrolled
 
 
 def altered(host: BaselinedHost) -> list[str]:
@@ -54,6 +39,7 @@ def altered(host: BaselinedHost) -> list[str]:
     return names
 
 
+@pytest.mark.drawn("altered by hand")
 @pytest.mark.parametrize("command", ALTERATIONS)
 def test_a_table_altered_by_hand_is_named_and_put_back(host: BaselinedHost, command: str) -> None:
     assert altered(host) == []
@@ -70,5 +56,5 @@ def test_a_table_altered_by_hand_is_named_and_put_back(host: BaselinedHost, comm
 
 
 def test_after_a_reboot_nothing_is_altered(host: BaselinedHost) -> None:
-    cut_the_power(NAME)
+    cut_the_power(host.name)
     assert altered(host) == []

@@ -387,6 +387,7 @@ def stock_tasks() -> list[dict[str, Any]]:
     return [{f"ansible.builtin.{module}": arguments} for module, arguments in tasks]
 
 
+@pytest.mark.soak
 def test_stock_modules_lead_a_second_fresh_host_to_the_same_state(
     converged: ModuleHost, tmp_path: Path
 ) -> None:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.baselined_host import BaselinedHost
-from tests.lab_hosts import fresh_host, lab
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.integration.baselined_host import BaselinedHost
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-NAME = "lockout"
 WITHIN_S = 90
 ARMED = "Started tf-lockout-revert.timer"
 RESTORED = "nobody confirmed the change"
@@ -29,22 +26,9 @@ EMPTY_GROUP: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    fresh_host(NAME)
-    info = json.loads(lab("info", "--json"))
-    gateways = [info["gateway"], info["gateway6"]]
-    host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp("lockout"))
-    host.variables.update(
-        baseline_ssh_user_ca=[host.make_authority()],
-        baseline_admin_networks=[info["subnet"], info["subnet6"]],
-        baseline_destinations={"resolvers": {"addresses": gateways, "ports": [53]}},
-    )
-    host.certify()
-    run = host.converge(user="debian")
-    assert run.returncode == 0, run.output
-    yield host
-    lab("down", NAME)
+@pytest.fixture
+def host(enrolled: BaselinedHost) -> BaselinedHost:
+    return enrolled
 
 
 def shut_out(host: BaselinedHost, **variables: Any) -> None:  # noqa: ANN401 - the role's variables

@@ -123,6 +123,7 @@ def test_the_ladder_from_missing_arguments_to_absent_again(host: ModuleHost) -> 
     assert not host.call(absent).changed
 
 
+@pytest.mark.drawn("a probe that fails")
 def test_a_release_that_fails_its_probe_leaves_the_previous_one_running(host: ModuleHost) -> None:
     good = host.call(slot()).task["activation"]
     bad = host.call(slot(description="bad", probe=("/bin/sh", "-c", "echo no agent turn >&2; exit 1")))
@@ -136,6 +137,7 @@ def test_a_release_that_fails_its_probe_leaves_the_previous_one_running(host: Mo
     assert not host.call(slot()).changed, "what was restored has been proved again"
 
 
+@pytest.mark.drawn("a probe that fails")
 def test_a_release_whose_service_dies_reports_what_its_journal_says(host: ModuleHost) -> None:
     host.call(slot())
     dies = host.call(slot(description="dies", command="/bin/sh -c 'echo port taken; exit 3'"))
@@ -144,6 +146,7 @@ def test_a_release_whose_service_dies_reports_what_its_journal_says(host: Module
     assert running(host) == "one"
 
 
+@pytest.mark.drawn("a probe that fails")
 def test_a_first_activation_that_fails_leaves_nothing_half_started(host: ModuleHost) -> None:
     failed = host.call(slot(probe=("/bin/false",)))
     assert failed.task["verdict"] == "failed"
@@ -153,6 +156,7 @@ def test_a_first_activation_that_fails_leaves_nothing_half_started(host: ModuleH
     assert verdict(host)["in_force"] is None
 
 
+@pytest.mark.drawn("a killed job")
 def test_a_job_that_is_killed_after_the_switch_goes_back_by_itself(host: ModuleHost) -> None:
     good = host.call(slot()).task["activation"]
     hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 60")
@@ -187,6 +191,7 @@ def laid_down(host: ModuleHost, *, description: str, probe: tuple[str, ...]) -> 
     return str(failed.task["activation"])
 
 
+@pytest.mark.drawn("a killed job")
 def test_the_next_call_takes_back_a_switch_that_nobody_proved(host: ModuleHost) -> None:
     host.call(slot())
     hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
@@ -201,6 +206,7 @@ def test_the_next_call_takes_back_a_switch_that_nobody_proved(host: ModuleHost) 
     assert not host.call(slot()).changed
 
 
+@pytest.mark.drawn("a killed job")
 def test_a_first_activation_that_died_unproved_is_removed_before_the_next(host: ModuleHost) -> None:
     hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
     bad = laid_down(host, description="bad", probe=hangs)
@@ -217,6 +223,7 @@ def starts_in_this_boot(host: ModuleHost) -> list[str]:
     ).splitlines()
 
 
+@pytest.mark.drawn("a power cut")
 def test_a_machine_that_went_down_in_a_switch_never_starts_what_nobody_proved(host: ModuleHost) -> None:
     good = host.call(slot()).task["activation"]
     hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
@@ -232,6 +239,7 @@ def test_a_machine_that_went_down_in_a_switch_never_starts_what_nobody_proved(ho
     assert not host.call(slot()).changed
 
 
+@pytest.mark.drawn("a power cut")
 def test_a_first_activation_that_nobody_proved_is_not_there_after_the_boot(host: ModuleHost) -> None:
     hangs = ("/bin/sh", "-c", "touch /run/tf-test/probing; exec sleep 61")
     bad = laid_down(host, description="bad", probe=hangs)
@@ -244,6 +252,7 @@ def test_a_first_activation_that_nobody_proved_is_not_there_after_the_boot(host:
     assert host.ssh("find /etc/systemd -lname '*/echo/*'", check=False) == ""
 
 
+@pytest.mark.drawn("a lost connection")
 def test_a_switch_outlives_the_ssh_connection_that_asked_for_it(host: ModuleHost) -> None:
     host.call(slot())
     waits = ("/bin/sh", "-c", "touch /run/tf-test/probing; [ -e /run/tf-test/go ]")
@@ -264,6 +273,7 @@ def test_a_switch_outlives_the_ssh_connection_that_asked_for_it(host: ModuleHost
     assert not host.call(given).changed
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_a_service_that_was_stopped_is_activated_again(host: ModuleHost) -> None:
     host.call(slot())
     host.ssh("systemctl stop tf-echo.service")
@@ -279,6 +289,7 @@ BY_HAND = (
 )
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_what_was_changed_by_hand_is_put_back(host: ModuleHost) -> None:
     host.call(slot())
     for by_hand in BY_HAND:
@@ -290,6 +301,7 @@ def test_what_was_changed_by_hand_is_put_back(host: ModuleHost) -> None:
     assert not host.call(slot()).changed
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_files_that_the_new_activation_lacks_lose_their_links_and_get_them_back(host: ModuleHost) -> None:
     first = slot()
     drop_in = {"path": "units/tf-echo.service.d/50-nice.conf", "content": "[Service]\nNice=5\n"}
@@ -304,6 +316,7 @@ def test_files_that_the_new_activation_lacks_lose_their_links_and_get_them_back(
     assert host.ssh("ls -d /etc/systemd/system/tf-echo.service.d", check=False) == ""
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_a_unit_without_services_reloads_those_of_others(host: ModuleHost) -> None:
     reloads = SERVICE.format(description="one", command=RUNS_FOREVER).replace(
         "[Install]", "ExecReload=/usr/bin/touch /run/tf-test/reloaded\n[Install]"
@@ -324,6 +337,7 @@ def test_a_unit_without_services_reloads_those_of_others(host: ModuleHost) -> No
     assert not host.call({"release_slot": rules}).changed
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_a_dependent_that_ran_runs_again_with_the_new_activation(host: ModuleHost) -> None:
     host.write(
         "/run/systemd/system/tf-dependent.service",
@@ -377,6 +391,7 @@ def test_bad_input_is_refused_before_anything_stops(host: ModuleHost) -> None:
     assert not host.call(slot()).changed
 
 
+@pytest.mark.drawn("a slot that differs")
 def test_an_input_that_changed_is_a_new_activation(host: ModuleHost) -> None:
     host.write("/run/tf-test/input", "one")
     assert host.call(slot(inputs=["/run/tf-test/input"])).changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 from typing import TYPE_CHECKING
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.integration.baselined_host import BaselinedHost, present
-from tests.lab_hosts import LAB, ROOT, fresh_host, lab
+from tests.integration.baselined_host import BaselinedHost, enrolled_host, present
+from tests.lab_hosts import LAB, ROOT, lab
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -31,20 +30,9 @@ ROOT_CHILD = (
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaselinedHost]:
-    fresh_host(NAME)
-    info = json.loads(lab("info", "--json"))
-    gateways = [info["gateway"], info["gateway6"]]
-    host = BaselinedHost(name=NAME, directory=tmp_path_factory.mktemp("run"))
-    host.variables.update(
-        baseline_ssh_user_ca=[host.make_authority()],
-        baseline_admin_networks=[info["subnet"], info["subnet6"]],
-        baseline_destinations={"resolvers": {"addresses": gateways, "ports": [53]}},
-    )
-    host.certify()
-    run = host.converge(user="debian")
-    assert run.returncode == 0, run.output
-    yield host
-    lab("down", NAME)
+    """A host of its own: here it is given from run to run."""
+    with enrolled_host(NAME, tmp_path_factory.mktemp("run")) as host:
+        yield host
 
 
 class Runs:

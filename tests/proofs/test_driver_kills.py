@@ -143,6 +143,7 @@ def test_a_driver_that_was_killed_three_times_makes_the_host_of_an_undisturbed_o
     assert_killed_drivers_change_nothing(provisioned, spare, points, tmp_path / "home")
 
 
+@pytest.mark.drawn("under the guard")
 @pytest.mark.parametrize("last", ["Survey the accounts and the guard", "SSH, sudo and firewall"])
 def test_a_driver_that_was_killed_under_the_lock_out_guard_is_no_hindrance(
     provisioned: Fleet, spare: Spare, tmp_path: Path, last: str

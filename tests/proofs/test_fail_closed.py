@@ -69,6 +69,7 @@ def shell(agent: Agent, script: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.drawn("the daemon")
 def test_nothing_is_heard_while_the_daemon_is_stopped(guarded: Tenant, record: ModelRecord) -> None:
     shell(guarded.agent, "systemctl stop tf-wrapper.service")
     try:
@@ -79,6 +80,7 @@ def test_nothing_is_heard_while_the_daemon_is_stopped(guarded: Tenant, record: M
         shell(guarded.agent, "systemctl start tf-wrapper.service")
 
 
+@pytest.mark.drawn("the plugin")
 def test_nothing_is_heard_without_the_plugin_in_the_gateway(guarded: Tenant, record: ModelRecord) -> None:
     agent = guarded.agent
     restart = "systemctl daemon-reload; systemctl restart openclaw.service"
@@ -91,6 +93,7 @@ def test_nothing_is_heard_without_the_plugin_in_the_gateway(guarded: Tenant, rec
         shell(agent, f"mv /run/kept.conf {DROP_IN}; {restart}")
 
 
+@pytest.mark.drawn("the plugin")
 def test_nothing_is_heard_through_a_plugin_of_another_digest(guarded: Tenant, record: ModelRecord) -> None:
     agent = guarded.agent
     plugin = "$(readlink -f /opt/tenantfleet/safety_wrapper/current/code)/plugin/index.js"
@@ -104,6 +107,7 @@ def test_nothing_is_heard_through_a_plugin_of_another_digest(guarded: Tenant, re
     until(lambda: admission(agent) == "open", "the daemon did not notice that all is well again")
 
 
+@pytest.mark.drawn("an agent's own")
 def test_an_openclaw_process_of_the_agents_own_is_not_heard(guarded: Tenant, record: ModelRecord) -> None:
     """It has the bearer, the proxy's address and a configuration without the wrapper."""
     agent = guarded.agent
@@ -133,6 +137,7 @@ def test_an_openclaw_process_of_the_agents_own_is_not_heard(guarded: Tenant, rec
     assert "400" in done.stdout + done.stderr or done.returncode != 0, done.stdout + done.stderr
 
 
+@pytest.mark.drawn("an agent's own")
 def test_a_child_that_speaks_the_daemons_protocol_gets_no_nonce(guarded: Tenant) -> None:
     ask = (
         "const r = require('http').request({socketPath: '/run/tf-wrapper/plugin/plugin.sock', method: 'POST',"
@@ -146,6 +151,7 @@ def test_a_child_that_speaks_the_daemons_protocol_gets_no_nonce(guarded: Tenant)
     assert answer in {"403", "ECONNRESET", "EPIPE"}, answer
 
 
+@pytest.mark.drawn("an agent's own")
 def test_the_bearer_alone_and_an_invented_nonce_are_worth_nothing(
     guarded: Tenant, record: ModelRecord
 ) -> None:

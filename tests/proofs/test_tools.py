@@ -147,6 +147,7 @@ def test_past_the_named_port_the_kernel_refuses_the_agent(tools: Tools, unnamed_
     assert set(said.values()) <= REFUSED, said
 
 
+@pytest.mark.drawn("a way out of a stack")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_stack_has_no_way_out_but_its_declared_destination(
     tools: Tools, unnamed_port: int, container: str
@@ -183,6 +184,7 @@ def probe(agent: Agent, container: str, places: list[tuple[str, int]]) -> dict[t
     return dict(zip(places, json.loads(done.stdout), strict=True))
 
 
+@pytest.mark.drawn("sight of the host")
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_stack_sees_nothing_of_the_host(tools: Tools, container: str) -> None:
     hidden = (
@@ -251,6 +253,7 @@ def changed_stacks(tmp_path: Path) -> Iterator[Path]:
     yield folder
 
 
+@pytest.mark.drawn("tools of an order")
 def test_the_database_survives_an_update_to_another_release(tools: Tools, tmp_path: Path) -> None:
     mark = secrets.token_hex(8)
     tools.http(NOTES, "/notes", "--data", mark)
@@ -262,6 +265,7 @@ def test_the_database_survives_an_update_to_another_release(tools: Tools, tmp_pa
     assert mark in tools.http(NOTES, "/notes")["notes"]
 
 
+@pytest.mark.drawn("tools of an order")
 def test_a_stack_that_is_not_ordered_any_more_stops_and_keeps_its_data(tools: Tools) -> None:
     mark = secrets.token_hex(8)
     tools.http(NOTES, "/notes", "--data", mark)
@@ -284,6 +288,7 @@ def test_an_order_for_an_unknown_tool_is_refused_with_the_list(tools: Tools) -> 
     assert "no tool crm; it has notes, pages" in done.stdout + done.stderr
 
 
+@pytest.mark.drawn("tools of an order")
 def test_a_decommissioned_tenant_keeps_no_tool_and_no_data(tools: Tools) -> None:
     """The last: its tenant is gone afterwards."""
     tools.fleet.control.run("decommission", tools.tenant.id, "--yes")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab.draw import draw
+from lab.draw import ROOT, draw
 
 KINDS = {f"{kind}-{number}": kind for kind in ("nonce", "child", "policy") for number in range(6)} | {
     "alone": "rare"
@@ -78,3 +78,12 @@ def test_the_record_tells_each_end_and_why(tmp_path: Path) -> None:
     assert '"verdict": "failed"' in second
     assert "told why" in second
     assert "test_c" in third
+
+
+def test_a_script_draws_names_by_the_same_seed() -> None:
+    command = [sys.executable, "-m", "lab.draw", "scenarios", "2", "a", "b", "c"]
+    first, again = (
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout for _ in range(2)
+    )
+    assert first == again
+    assert len(set(first.split()) & {"a", "b", "c"}) == 2
