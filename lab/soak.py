@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,7 @@ def _pytest(
     return subprocess.run(command, check=False, text=True, capture_output=capture, cwd=ROOT)
 
 
-def evidence(run: Run, points: list[str], *, duration_s: float) -> dict[str, Any]:
+def evidence(run: Run, points: list[str]) -> dict[str, Any]:
     """What is committed: each point with its verdict, those that did not run among them."""
     done = run.done()
     ends = [done.get(point, {"point": point, "verdict": NOT_RUN}) for point in points]
@@ -139,7 +138,8 @@ def evidence(run: Run, points: list[str], *, duration_s: float) -> dict[str, Any
         "dirty": run.dirty,
         "seed": run.seed,
         "machine": {"cores": os.cpu_count(), "memory_mib": memory},
-        "duration_s": round(duration_s, 1),
+        # of the points themselves: a soak may be one run, or several with days between
+        "duration_s": round(sum(end.get("duration_s", 0) for end in ends), 1),
         "counts": {
             verdict: sum(end["verdict"] == verdict for end in ends) for verdict in (PASSED, FAILED, NOT_RUN)
         },
@@ -154,11 +154,10 @@ def soak(name: str) -> dict[str, Any]:
     if run.dirty:
         run.record.unlink(missing_ok=True)
     left = [point for point in points if run.done().get(point, {}).get("verdict") != PASSED]
-    began = time.monotonic()
     if left:
         find_gateway()
         _pytest(case, "--record", str(run.record), points=left)
-    document = evidence(run, points, duration_s=time.monotonic() - began)
+    document = evidence(run, points)
     EVIDENCE.mkdir(parents=True, exist_ok=True)
     (EVIDENCE / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return document

@@ -53,6 +53,6 @@ def test_what_failed_is_tried_again_and_what_passed_is_not(case: Path) -> None:
 
 def test_a_point_without_an_end_is_not_run() -> None:
     run = soak.Run(name="nothing-ran", commit="c" * 40, seed="1", dirty=False)
-    document = soak.evidence(run, ["a::b"], duration_s=1.0)
+    document = soak.evidence(run, ["a::b"])
     assert verdicts(document) == ["not run"]
     assert document["counts"] == {"passed": 0, "failed": 0, "not run": 1}
