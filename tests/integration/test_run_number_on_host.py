@@ -22,6 +22,7 @@ NAME = "run-number"
 PATIENCE_S = 60
 RECORD = "/var/lib/tenantfleet/run/number"
 ACQUIRE = "/usr/local/lib/tenantfleet/run-acquire"
+SSH_ITSELF = 255  # its exit code when there is no login
 # As root, in a session and a process group of its own, without the lock's descriptor: what no lock shows.
 ROOT_CHILD = (
     "sudo -n setsid --fork sh -c 'exec <&- >&- 2>&- 9>&-; while :; do date +%s.%N >> {0}; sleep 0.05; done'"
@@ -114,6 +115,8 @@ def test_a_change_that_an_older_run_did_not_prove_is_taken_back_before_the_next_
     before = runs.as_root("cat /etc/ssh/sshd_config")
     runs.as_root(f"{GUARD} arm 600 /etc/ssh/sshd_config && echo '# half a change' >> /etc/ssh/sshd_config")
     run = runs.taken()
+    # sshd reads its old file anew meanwhile, and for a moment hears nobody; Ansible tries again as well
+    runs.wait_for(lambda: runs.host.ssh("true", run=run).returncode != SSH_ITSELF, "sshd answers")
     assert runs.host.ssh("echo done", run=run).stdout == "done\n"
     assert runs.as_root("cat /etc/ssh/sshd_config") == before
     assert runs.as_root("ls /var/lib/tenantfleet/lockout").split() == ["lock"]
