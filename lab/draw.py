@@ -65,6 +65,7 @@ def pytest_report_header() -> str:
     return f"seed: {seed()} (set {SEED_VARIABLE} for another)"
 
 
+@pytest.hookimpl(trylast=True)  # drawn is among those that -m and -k have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out: dict[str, list[pytest.Item]] = {}
     if not config.getoption("--soak"):

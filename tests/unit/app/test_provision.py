@@ -60,10 +60,10 @@ def driver_at_the_gate(fleet: Fleet, tmp_path: Path) -> Iterator[tuple[Path, sub
     """A driver in the middle of its playbook: the first task ran, the second waits."""
     order = fleet.write(fleet.order())
     log = tmp_path / "driver.log"
+    # whoever runs these tests may do so under nohup, which a driver would respect
+    command = ["/usr/bin/env", "--default-signal=HUP", *fleet.command("provision", order)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            fleet.command("provision", order), stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         wait_until(fleet.log.exists, what="the first task", within_s=PATIENCE_S, story=log.read_text)
         yield order, process

@@ -80,6 +80,12 @@ def test_the_record_tells_each_end_and_why(tmp_path: Path) -> None:
     assert "test_c" in third
 
 
+def test_what_another_run_is_asked_for_is_neither_drawn_nor_called_not_run(tmp_path: Path) -> None:
+    said = run(tmp_path, "--draw", "-k", "test_a")
+    assert "not run" not in said
+    assert "1 passed" in said
+
+
 def test_a_script_draws_names_by_the_same_seed() -> None:
     command = [sys.executable, "-m", "lab.draw", "scenarios", "2", "a", "b", "c"]
     first, again = (
