@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 PROGRAM = Path(__file__).parents[3] / "roles/release_store/files/fetch-tree"
+NO_TREE = "0" * 64
 DONE, USAGE, MISMATCH, UNREACHABLE, DISK_FULL, BAD_ARCHIVE = 0, 2, 3, 4, 5, 6
 
 
@@ -138,15 +139,15 @@ GOOD = archive_of(
 
 def test_a_tree_is_fetched_once_and_then_present(store: Store) -> None:
     digest, size = store.put_tree(GOOD)
-    first = store.fetch("--sha256", digest, "--size", str(size))
-    assert (first.returncode, first.stdout) == (DONE, "fetched\n"), first.stderr
+    first = store.fetch("--tree", f"{digest}:{size}")
+    assert (first.returncode, first.stdout) == (DONE, f"tree {digest}\n"), first.stderr
     tree = store.host / "store" / digest
     assert (tree / "__main__.py").read_bytes() == b"print('hello')\n"
     assert (tree / "__main__.py").stat().st_mode & 0o7777 == 0o644
     assert (tree / "bin/run").stat().st_mode & 0o7777 == 0o755
     assert tree.stat().st_mode & 0o7777 == 0o755
-    second = store.fetch("--sha256", digest, "--size", str(size))
-    assert (second.returncode, second.stdout) == (DONE, "present\n")
+    second = store.fetch("--tree", f"{digest}:{size}")
+    assert (second.returncode, second.stdout) == (DONE, "")
     assert store.left() == [digest]
 
 
@@ -154,10 +155,31 @@ def test_a_manifest_is_fetched_by_its_digest_alone(store: Store) -> None:
     content = b'{"channel":"tenant","version":1}'
     digest = hashlib.sha256(content).hexdigest()
     (store.folder / "manifests" / f"{digest}.json").write_bytes(content)
-    done = store.fetch("--sha256", digest, "--manifest")
-    assert (done.returncode, done.stdout) == (DONE, "fetched\n"), done.stderr
+    done = store.fetch("--manifest", digest)
+    assert (done.returncode, done.stdout) == (DONE, f"manifest {digest}\n"), done.stderr
     assert (store.host / "manifests" / f"{digest}.json").read_bytes() == content
-    assert store.fetch("--sha256", digest, "--manifest").stdout == "present\n"
+    assert store.fetch("--manifest", digest).stdout == ""
+
+
+def test_parts_come_in_one_call_and_a_dry_run_only_names_those_that_are_missing(store: Store) -> None:
+    content = b'{"channel":"tenant","version":2}'
+    manifest = hashlib.sha256(content).hexdigest()
+    (store.folder / "manifests" / f"{manifest}.json").write_bytes(content)
+    trees = [store.put_tree(archive_of((member("__main__.py"), body))) for body in (b"1", b"2")]
+    asked = ["--manifest", manifest, *(f"--tree={digest}:{size}" for digest, size in (*trees, trees[0]))]
+    missing = f"manifest {manifest}\ntree {trees[0][0]}\ntree {trees[1][0]}\n"
+    assert store.fetch(*asked, "--dry-run").stdout == missing
+    assert store.left() == []
+    assert store.fetch(*asked).stdout == missing
+    assert store.fetch(*asked, "--dry-run").stdout == ""
+    assert store.left() == sorted([f"{manifest}.json", *(digest for digest, _ in trees)])
+
+
+def test_the_first_part_that_cannot_be_fetched_ends_the_call(store: Store) -> None:
+    digest, size = store.put_tree(GOOD)
+    refused = store.fetch("--tree", f"{NO_TREE}:1", "--tree", f"{digest}:{size}")
+    assert refused.returncode == UNREACHABLE
+    assert store.left() == []
 
 
 def test_an_archive_with_another_byte_in_it_is_refused_and_leaves_nothing(store: Store) -> None:
@@ -165,7 +187,7 @@ def test_an_archive_with_another_byte_in_it_is_refused_and_leaves_nothing(store:
     changed = bytearray(GOOD)
     changed[-1] ^= 1
     (store.folder / "trees" / f"{digest}.tar.gz").write_bytes(changed)
-    refused = store.fetch("--sha256", digest, "--size", str(size))
+    refused = store.fetch("--tree", f"{digest}:{size}")
     assert refused.returncode == MISMATCH, refused.stderr
     assert "another digest" in refused.stderr
     assert store.left() == []
@@ -174,7 +196,7 @@ def test_an_archive_with_another_byte_in_it_is_refused_and_leaves_nothing(store:
 @pytest.mark.parametrize("difference", [-1, 1])
 def test_an_archive_of_another_size_is_refused(store: Store, difference: int) -> None:
     digest, size = store.put_tree(GOOD)
-    refused = store.fetch("--sha256", digest, "--size", str(size + difference))
+    refused = store.fetch("--tree", f"{digest}:{size + difference}")
     assert refused.returncode == MISMATCH, refused.stderr
     assert store.left() == []
 
@@ -196,7 +218,7 @@ def test_an_archive_of_another_size_is_refused(store: Store, difference: int) ->
 )
 def test_an_archive_that_holds_more_than_plain_files_is_refused(store: Store, bad: tarfile.TarInfo) -> None:
     digest, size = store.put_tree(archive_of((member("__main__.py"), b""), (bad, b"")))
-    refused = store.fetch("--sha256", digest, "--size", str(size))
+    refused = store.fetch("--tree", f"{digest}:{size}")
     assert refused.returncode == BAD_ARCHIVE, refused.stderr
     assert bad.name in refused.stderr
     assert store.left() == []
@@ -204,13 +226,13 @@ def test_an_archive_that_holds_more_than_plain_files_is_refused(store: Store, ba
 
 def test_what_is_no_archive_is_refused_although_its_digest_is_right(store: Store) -> None:
     digest, size = store.put_tree(b"not an archive at all")
-    refused = store.fetch("--sha256", digest, "--size", str(size))
+    refused = store.fetch("--tree", f"{digest}:{size}")
     assert refused.returncode == BAD_ARCHIVE, refused.stderr
     assert store.left() == []
 
 
 def test_a_store_without_the_tree_is_said_to_answer_404(store: Store) -> None:
-    refused = store.fetch("--sha256", "0" * 64, "--size", "1")
+    refused = store.fetch("--tree", f"{NO_TREE}:1")
     assert refused.returncode == UNREACHABLE
     assert "404" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -219,13 +241,13 @@ def test_a_store_without_the_tree_is_said_to_answer_404(store: Store) -> None:
 def test_a_store_whose_certificate_is_not_trusted_is_unreachable(store: Store, tmp_path: Path) -> None:
     other_ca, _ = certificate(tmp_path)
     digest, size = store.put_tree(GOOD)
-    refused = store.fetch("--sha256", digest, "--size", str(size), ca=other_ca)
+    refused = store.fetch("--tree", f"{digest}:{size}", ca=other_ca)
     assert refused.returncode == UNREACHABLE
     assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
 
 
 def test_a_store_that_is_down_is_unreachable(store: Store) -> None:
-    refused = store.fetch("--sha256", "0" * 64, "--size", "1", url="https://127.0.0.1:1")
+    refused = store.fetch("--tree", f"{NO_TREE}:1", url="https://127.0.0.1:1")
     assert refused.returncode == UNREACHABLE
     assert "refused" in refused.stderr
 
@@ -233,10 +255,12 @@ def test_a_store_that_is_down_is_unreachable(store: Store) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ("--sha256", "latest", "--size", "1"),
-        ("--sha256", "A" * 64, "--size", "1"),
-        ("--sha256", "0" * 64),
-        ("--sha256", "0" * 64, "--size", "1", "--manifest"),
+        (),
+        ("--tree", "latest:1"),
+        ("--tree", f"{'A' * 64}:1"),
+        ("--tree", NO_TREE),
+        ("--tree", f"{NO_TREE}:-1"),
+        ("--manifest", "latest"),
     ],
 )
 def test_a_call_that_names_no_digest_or_no_size_is_a_usage_error(store: Store, argv: tuple[str, ...]) -> None:
@@ -244,14 +268,14 @@ def test_a_call_that_names_no_digest_or_no_size_is_a_usage_error(store: Store, a
 
 
 def test_a_store_over_plain_http_is_a_usage_error(store: Store) -> None:
-    refused = store.fetch("--sha256", "0" * 64, "--size", "1", url="http://127.0.0.1:1")
+    refused = store.fetch("--tree", f"{NO_TREE}:1", url="http://127.0.0.1:1")
     assert refused.returncode == USAGE
 
 
 @pytest.mark.parametrize("content", [os.urandom(200_000), bytes(200_000)], ids=["download", "unpack"])
 def test_a_full_disk_is_said_in_one_line(store: Store, content: bytes) -> None:
     digest, size = store.put_tree(archive_of((member("__main__.py"), content)))
-    refused = store.fetch_to_small_disk("--sha256", digest, "--size", str(size))
+    refused = store.fetch_to_small_disk("--tree", f"{digest}:{size}")
     assert refused.returncode == DISK_FULL, refused.stderr
     assert "no room" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -262,5 +286,5 @@ def test_what_a_killed_fetch_left_behind_is_swept_by_the_next(store: Store) -> N
     left.mkdir(parents=True)
     (left / "part").write_bytes(b"half")
     digest, size = store.put_tree(GOOD)
-    assert store.fetch("--sha256", digest, "--size", str(size)).returncode == DONE
+    assert store.fetch("--tree", f"{digest}:{size}").returncode == DONE
     assert store.left() == [digest]
