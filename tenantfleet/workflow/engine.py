@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Fixed: the default hashes the source, and an edit would strand every order that is under way.
 _APPLICATION_VERSION = "1"
 _EXECUTOR = "driver"
+_LOOK_AGAIN_S = 0.1  # its own second would be a tenth of a run without changes
 
 Data = dict[str, Any]
 
@@ -59,7 +60,7 @@ class Engine:
     def result(self, workflow_id: str) -> Data:
         """Wait for the end of a workflow: its result, as `OrderSteps.close` returned it."""
         handle: WorkflowHandle[Data] = DBOS.retrieve_workflow(workflow_id)
-        return handle.get_result()
+        return handle.get_result(polling_interval_sec=_LOOK_AGAIN_S)
 
 
 @contextmanager
