@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, Any]
 ROOTS = {"owner": "root", "group": "root"}
+DPKG_QUERY = "/usr/bin/dpkg-query"
 SLOTS = "/opt/tenantfleet"
 UNIT_FOLDERS = ("/etc/systemd/system/", "/etc/containers/systemd/")
 # A content is judged before it is put in place, as host_state does.
@@ -91,13 +92,22 @@ def tasks_of(tenant: Tenant) -> list[Task]:
     ]
 
 
+def named_packages(row: Declared) -> list[str]:
+    """The packages that a task wants or asks for."""
+    match row.action:
+        case "ansible.builtin.apt":
+            return row.arguments.get("name") or []
+        case "baseline_info":
+            return row.arguments.get("packages") or []
+        case "ansible.builtin.command" if (argv := row.arguments.get("argv") or [""])[0] == DPKG_QUERY:
+            return [word for word in argv[1:] if not word.startswith("-")]
+        case _:
+            return []
+
+
 def packages(declared: Iterable[Declared]) -> Iterator[Task]:
     """One task a list of packages; an `apt` of nothing is one that the survey made needless."""
-    lists = [
-        row.arguments.get("packages" if row.action == "baseline_info" else "name") or ()
-        for row in declared
-        if row.action in {"baseline_info", "ansible.builtin.apt"}
-    ]
+    lists = [named_packages(row) for row in declared]
     for names in dict.fromkeys(tuple(sorted(names)) for names in lists if names):
         yield Task(
             module="apt",

@@ -16,7 +16,9 @@ description: Writes how many tasks of each host were ok, changed, failed and so 
 """
 
 # The tasks that say what a host shall look like; all others look, refuse or fetch.
-DECLARING = frozenset({"host_state", "release_slot", "baseline_info", "ansible.builtin.apt"})
+DECLARING = frozenset(
+    {"host_state", "release_slot", "baseline_info", "ansible.builtin.apt", "ansible.builtin.command"}
+)
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
