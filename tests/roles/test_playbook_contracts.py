@@ -26,7 +26,7 @@ def calls() -> Iterator[tuple[str, str, dict[str, Any]]]:
                         yield path.name, task[call]["name"], task.get("vars", {})
 
 
-@pytest.mark.parametrize(("playbook", "role", "given"), calls(), ids=str)
+@pytest.mark.parametrize(("playbook", "role", "given"), list(calls()), ids=str)
 def test_a_role_gets_what_it_requires_and_nothing_that_it_does_not_know(
     playbook: str, role: str, given: dict[str, Any]
 ) -> None:
