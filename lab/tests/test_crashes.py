@@ -15,24 +15,27 @@ pytestmark = pytest.mark.lab
 KEPT = {"images", "keys", "ca.crt", "lock", "services", "store", "subnet.json"}
 
 
+def killed_half_way(bench: Bench, *names: str, seen: str) -> None:
+    """Kill an `up` of these hosts as soon as it has left such a trace."""
+    argv = [str(PROGRAM), "up", *names]
+    up = subprocess.Popen(argv, env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: bench.traces()[seen], what=f"{seen} of a lab that comes up")
+    finally:
+        up.kill()
+        up.wait()
+
+
 @pytest.mark.parametrize("seen", ["links", "groups", "mounts"])
 def test_down_after_an_up_killed_half_way_leaves_nothing(bench: Bench, seen: str) -> None:
-    argv = [str(PROGRAM), "up", "c1", "c2", "c3"]
-    up = subprocess.Popen(argv, env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: bench.traces()[seen], what=f"{seen} of a lab that comes up")
-    up.kill()
-    up.wait()
+    killed_half_way(bench, "c1", "c2", "c3", seen=seen)
     bench.run("down")
     assert not any(bench.traces().values()), bench.traces()
     assert {path.name for path in bench.lab.root.iterdir()} <= KEPT
 
 
 def test_up_after_an_up_killed_half_way_completes_it(bench: Bench) -> None:
-    argv = [str(PROGRAM), "up", "c1", "c2"]
-    up = subprocess.Popen(argv, env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: bench.traces()["mounts"], what="mounts of a lab that comes up")
-    up.kill()
-    up.wait()
+    killed_half_way(bench, "c1", "c2", seen="mounts")
     bench.run("up", "c1", "c2")
     for name in ("c1", "c2"):
         assert bench.ssh(name, "systemctl is-system-running --wait") == "running"
